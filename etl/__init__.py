@@ -1,0 +1,1 @@
+"""Batch ETL from a table anywhere to S3: extractors, transformers, loaders."""

@@ -1,0 +1,190 @@
+"""The three abstract classes: Extractor, Transformer, Loader.
+
+A batch is a pandas DataFrame of a bounded number of rows. Its index is the row's number in the source (1 is
+the first data row) and it may be empty, but it always has its columns.
+
+Each class has public methods that are final (they count, time, check, and say which step failed) around
+a few small methods that a subclass writes. A step's options are its fields: one declaration is the
+constructor, the validation, the keys in the pipeline file, the repr and the documentation. Steps are frozen,
+can be pickled, hold no open connection, and do no I/O in their constructor.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from pydantic import BaseModel, ConfigDict
+
+from etl.errors import EtlError, StorageError
+from etl.ledger import Account
+from etl.redact import redact
+from etl.run import Live, Published, Receipt, Run, Source
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Step(BaseModel, ABC):
+    """What extractors, transformers and loaders share: declared options, a name, and blame for failures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for key, value in super().__repr_args__():
+            yield key, redact(value) if isinstance(value, str) else value
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Name this step in whatever error leaves the block."""
+        try:
+            yield
+        except EtlError as error:
+            error.step = error.step or self.name
+            raise
+        except MemoryError as error:
+            raise StorageError("out of memory; try a smaller batch_rows", step=self.name) from error
+        except OSError as error:
+            raise StorageError(f"{error.strerror or error}: {error.filename or 'local disk'}", step=self.name) from error
+        except Exception as error:
+            raise EtlError(f"{type(error).__name__}: {error}", step=self.name) from error
+
+
+class Extractor(Step):
+    """Reads a table from one kind of source.
+
+    MUST write  ``read(account)``: yield batches of at most ``batch_rows`` rows, and at least one, empty if need be.
+                A frame with pandas' default index gets the next row numbers; set the index yourself if you
+                leave rows out, and report those with ``account.reject_line``.
+    MAY write   ``inspect()``: fetch what is needed and tell what the source is; a fingerprint makes re-runs free.
+                ``check()``: is the source reachable? One line of good news, or an error.
+                ``splits()``: independent smaller extractors that together read the same rows.
+    MUST NOT    override ``extract``.
+    """
+
+    batch_rows: int = 65_536
+
+    @abstractmethod
+    def read(self, account: Account) -> Iterator[DataFrame]: ...
+
+    def inspect(self) -> Source:
+        return Source(uri=self.name)
+
+    def check(self) -> str:
+        return self.inspect().uri
+
+    def splits(self) -> Sequence[Extractor]:
+        return [self]
+
+    @final
+    def extract(self, account: Account | None = None) -> Iterator[DataFrame]:
+        """Yield numbered batches. Errors name this step; the account balances after every batch."""
+        account = account or Account(self.name)
+        with self.blamed():
+            batches = iter(self.read(account))
+            while True:
+                with account.timed():
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                yield _numbered(batch, account)
+            account.rows_in = account.rows_out + account.rejected.total()
+
+
+class Transformer(Step):
+    """Changes batches: cleans, types, checks, filters or derives.
+
+    MUST write  ``apply(batch, account)``: return the new batch, with the index kept. Mark rows that
+                leave with ``account.reject`` or ``account.drop`` (the base takes them out) and report changed
+                values with ``account.repair``. Vectorised, and the same result for any batch size.
+    MAY write   ``start()``: what the step must remember through one run, given back as ``account.state``.
+                ``keyed_by()``: the columns whose equal values must meet in one place, if it remembers any.
+    MUST NOT    override ``transform``; change the batch it is given in place.
+    """
+
+    @abstractmethod
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame: ...
+
+    def start(self) -> Any:
+        return None
+
+    def keyed_by(self) -> tuple[str, ...]:
+        return ()
+
+    @final
+    def transform(self, batch: DataFrame, account: Account | None = None) -> DataFrame:
+        """Return the transformed batch. A row that is gone without a reason is an error."""
+        account = account or Account(self.name)
+        with self.blamed(), account.timed():
+            if account.state is None:
+                account.state = self.start()
+            return account.settle(len(batch), self.apply(batch, account))
+
+
+class Loader(Step):
+    """Publishes batches at one kind of destination, in two halves.
+
+    ``write`` may happen in any process and gives back a small receipt; nothing that it does can be seen by a reader.
+    ``commit`` or ``abort`` happens once, in one place, with all the receipts.
+
+    MUST write  ``write(batches, run)``: store the batches out of sight; clean up after itself when it fails.
+                ``commit(receipts, run)``: make them visible, in one atomic act.
+    MAY write   ``abort(receipts)``: take back what ``write`` stored; must not raise.
+                ``live()``: what is published now, or None.
+                ``check()``: may we write there? One line of good news, or an error.
+                ``keep(name, path)``: store a small file (report, rejects) beside the data; its URI.
+    MUST NOT    override ``load``.
+    """
+
+    @abstractmethod
+    def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt: ...
+
+    @abstractmethod
+    def commit(self, receipts: Sequence[Receipt], run: Run) -> Published: ...
+
+    def abort(self, receipts: Sequence[Receipt]) -> None:
+        return None
+
+    def live(self) -> Live | None:
+        return None
+
+    def check(self) -> str:
+        return self.name
+
+    def keep(self, name: str, path: Path) -> str | None:
+        return None
+
+    @final
+    def load(self, batches: Iterable[DataFrame], run: Run, account: Account | None = None) -> Receipt:
+        """Write all the batches; the receipt must account for every row."""
+        account = account or Account(self.name)
+        with self.blamed(), account.timed():
+            receipt = self.write(_counted(batches, account), run)
+            account.rows_out = receipt.rows
+            if not account.balances():
+                raise EtlError(f"was given {account.rows_in:,} rows and stored {receipt.rows:,}")
+            return receipt
+
+
+def _numbered(batch: DataFrame, account: Account) -> DataFrame:
+    """Replace pandas' default index by the next row numbers of the source."""
+    from pandas import RangeIndex
+
+    if isinstance(batch.index, RangeIndex) and batch.index.start == 0:
+        first = account.rows_out + account.rejected.total() + 1
+        batch = batch.set_axis(RangeIndex(first, first + len(batch)), axis="index")
+    account.rows_out += len(batch)
+    return batch
+
+
+def _counted(batches: Iterable[DataFrame], account: Account) -> Iterator[DataFrame]:
+    for batch in batches:
+        account.rows_in += len(batch)
+        yield batch

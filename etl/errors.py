@@ -1,0 +1,83 @@
+"""Every error a person can meet, named for what they do next, with its exit code.
+
+    EtlError              70  a bug in this program or in a step: report it
+    +-- ConfigError       78  edit the pipeline file, .env or the command line
+    +-- DataError         65  look at the source data (or at the rule it broke)
+    +-- SourceError       69  the source is down or refuses: try later, check its address
+    +-- StorageError      74  the disk or another local resource failed: free some
+    +-- RetryLater        75  nothing is wrong that waiting does not mend: run again
+    +-- AccessError       77  ask for the permission that the message names
+    +-- Stopped      130/143  somebody stopped the run (Ctrl-C, SIGTERM)
+
+The codes are those of BSD's sysexits.h, which schedulers and mail wrappers know.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class EtlError(Exception):
+    """Base of all errors that are shown to a person as one message, without a traceback.
+
+    ``str(error)`` says what happened, where, and what to do about it, in one or two lines.
+    ``step`` is filled in by the step that failed.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, step: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.message}" if self.step else self.message
+
+
+class ConfigError(EtlError):
+    """The pipeline file, the environment or the command line is wrong. Holds every mistake found."""
+
+    exit_code = 78
+
+    def __init__(self, *problems: str, step: str | None = None) -> None:
+        super().__init__("\n".join(problems), step=step)
+        self.problems = problems
+
+
+class DataError(EtlError):
+    """The source was read, and what it holds cannot be published."""
+
+    exit_code = 65
+
+
+class SourceError(EtlError):
+    """The source could not be reached, or answered with something else than the data."""
+
+    exit_code = 69
+
+
+class StorageError(EtlError):
+    """A local resource failed: disk full, file unreadable, out of memory."""
+
+    exit_code = 74
+
+
+class RetryLater(EtlError):
+    """A passing condition: another run holds the lock, a race was lost, the service throttles."""
+
+    exit_code = 75
+
+
+class AccessError(EtlError):
+    """Credentials are missing, expired or not allowed to do what the message names."""
+
+    exit_code = 77
+
+
+class Stopped(EtlError):
+    """The run was stopped by a signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; nothing was published")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,182 @@
+"""The ledger: what happened to every row in every step of a run.
+
+A step writes into its own ``Account``: rows it read, rejected, dropped, and values it repaired. The base
+classes do the counting and check after every batch that no row went missing without a reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from etl.errors import EtlError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Index, Series
+
+MAX_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One rule broken by one row. ``raw`` is the whole row as read: a mapping, or the text of a line."""
+
+    row: int
+    step: str
+    column: str | None
+    value: str | None
+    rule: str
+    raw: Any = None
+
+
+@dataclass
+class Repair:
+    """How many values one cleaning rule changed, with a few (row, before, after) samples."""
+
+    count: int = 0
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Account:
+    """One step's share of the ledger, and the only thing a step writes to while it runs.
+
+    ``state`` belongs to the step: whatever ``Transformer.start()`` returned for this run.
+    """
+
+    step: str
+    rows_in: int = 0
+    rows_out: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    repaired: dict[str, Repair] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    waited: float = 0.0
+    state: Any = None
+    _rejects: list[Reject] = field(default_factory=list)
+    _leaving: dict[int, str] = field(default_factory=dict)
+
+    # -- what a step calls ------------------------------------------------------------------------
+
+    def reject(self, rows: Series[bool], rule: str, *, column: str | None = None, values: Any = None) -> None:
+        """Send the rows where the mask ``rows`` is true to quarantine, because they broke ``rule``.
+
+        ``values``: a Series with the index of ``rows`` that holds the offending raw values. A row may be rejected for several
+        rules; it is counted under the first and listed under each. The base class takes the rows out.
+        """
+        for row in _labels(rows):
+            if row not in self._leaving:
+                self._leaving[row] = rule
+                self.rejected[rule] += 1
+            value = None if values is None else _text(values.loc[row])
+            self._rejects.append(Reject(row, self.step, column, value, rule))
+
+    def reject_line(self, row: int, rule: str, line: str) -> None:
+        """For extractors: source row ``row`` could not be made into a row at all; ``line`` is its text."""
+        self.rejected[rule] += 1
+        self._rejects.append(Reject(row, self.step, None, None, rule, raw=line))
+
+    def drop(self, rows: Series[bool], reason: str) -> None:
+        """Leave out, on purpose, the rows where the mask ``rows`` is true. The base class takes them out."""
+        for row in _labels(rows):
+            if row not in self._leaving:
+                self._leaving[row] = reason
+                self.dropped[reason] += 1
+
+    def repair(self, rule: str, before: Series[Any], after: Series[Any]) -> None:
+        """Count, with samples, the values that differ between two Series of the same index (null equals null)."""
+        same = (before == after).fillna(False) | (before.isna() & after.isna())
+        count = len(same) - int(same.sum())
+        if count == 0:
+            return
+        samples = []
+        if len(self._repair(rule).samples) < MAX_SAMPLES:
+            for row in _labels(~same)[:MAX_SAMPLES]:
+                samples.append({"row": row, "before": _text(before.loc[row]), "after": _text(after.loc[row])})
+        self.count_repairs(rule, count, samples)
+
+    def count_repairs(self, rule: str, count: int, samples: list[dict[str, Any]] | None = None) -> None:
+        """Count repairs that are not a comparison of two Series."""
+        repair = self._repair(rule)
+        repair.count += count
+        room = MAX_SAMPLES - len(repair.samples)
+        repair.samples.extend((samples or [])[: max(room, 0)])
+
+    def warn(self, message: str) -> None:
+        """Say something once that a person should know; it goes to the log and to the report."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    # -- what the base classes and the pipeline call ------------------------------------------------
+
+    def leaving(self, index: Index[Any]) -> Series[bool]:
+        """Mask over ``index``: the rows that this batch has rejected or dropped so far."""
+        from pandas import Series
+
+        return Series(index.isin(list(self._leaving)) if self._leaving else False, index=index, dtype=bool)
+
+    def settle(self, rows_in: int, result: DataFrame) -> DataFrame:
+        """Take rejected and dropped rows out of ``result`` and check that the batch balances."""
+        gone = len(self._leaving)
+        if gone:
+            result = result[~self.leaving(result.index)]
+            self._leaving = {}
+        missing = rows_in - gone - len(result)
+        if missing > 0:
+            raise EtlError(f"lost {missing:,} rows without giving a reason (use account.drop or account.reject)", step=self.step)
+        if missing < 0:
+            raise EtlError(f"returned {-missing:,} rows more than it was given", step=self.step)
+        self.rows_in += rows_in
+        self.rows_out += len(result)
+        return result
+
+    def take_rejects(self) -> list[Reject]:
+        """The rejects since the last call."""
+        taken, self._rejects = self._rejects, []
+        return taken
+
+    def balances(self) -> bool:
+        return self.rows_in == self.rows_out + self.rejected.total() + self.dropped.total()
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time spent inside to ``seconds``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as it stands in a run report."""
+        return {
+            "name": self.step,
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "rejected": dict(self.rejected),
+            "dropped": dict(self.dropped),
+            "repaired": {rule: {"count": r.count, "samples": r.samples} for rule, r in self.repaired.items()},
+            "warnings": self.warnings,
+            "seconds": round(self.seconds, 3),
+            "waited": round(self.waited, 3),
+        }
+
+    def _repair(self, rule: str) -> Repair:
+        return self.repaired.setdefault(rule, Repair())
+
+
+def _labels(mask: Series[bool]) -> list[int]:
+    selected = mask.index[mask.fillna(False).to_numpy(dtype=bool)]
+    return [int(label) for label in selected]
+
+
+def _text(value: Any) -> str | None:
+    """A value as evidence: text, or None for any kind of null."""
+    import pandas as pd
+
+    return None if pd.isna(value) else str(value)

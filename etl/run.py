@@ -1,0 +1,68 @@
+"""The small facts that travel through a run: what was read, what was written, what is published."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the data came from. ``fingerprint`` changes when the content does; None means unknown."""
+
+    uri: str
+    fingerprint: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution. ``id`` sorts by time; ``recipe`` identifies source, configuration and code together."""
+
+    id: str
+    pipeline: str
+    source: Source
+    recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What ``Loader.write`` stored out of sight. ``detail`` is whatever its ``commit`` and ``abort`` need."""
+
+    rows: int
+    bytes: int
+    sha256: str
+    schema: dict[str, str]
+    detail: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is published at a destination now, as far as it says."""
+
+    uri: str
+    run_id: str | None = None
+    recipe: str | None = None
+    version_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a commit made visible. ``changed`` is False if the same bytes were live already and nothing was written."""
+
+    uri: str
+    rows: int
+    bytes: int
+    sha256: str
+    schema: dict[str, str]
+    version_id: str | None = None
+    changed: bool = True
+
+
+def new_run_id() -> str:
+    """An id such as ``20261123T004512Z-9f3a1c``: sorts by time, and two runs in one second differ."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
