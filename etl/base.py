@@ -12,7 +12,7 @@ can be pickled, hold no open connection, and do no I/O in their constructor.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -52,7 +52,9 @@ class Step(BaseModel, ABC):
         except MemoryError as error:
             raise StorageError("out of memory; try a smaller batch_rows", step=self.name) from error
         except OSError as error:
-            raise StorageError(f"{error.strerror or error}: {error.filename or 'local disk'}", step=self.name) from error
+            raise StorageError(
+                f"{error.strerror or error}: {error.filename or 'local disk'}", step=self.name
+            ) from error
         except Exception as error:
             raise EtlError(f"{type(error).__name__}: {error}", step=self.name) from error
 
@@ -104,8 +106,11 @@ class Transformer(Step):
     MUST write  ``apply(batch, account)``: return the new batch, with the index kept. Mark rows that
                 leave with ``account.reject`` or ``account.drop`` (the base takes them out) and report changed
                 values with ``account.repair``. Vectorised, and the same result for any batch size.
-    MAY write   ``start()``: what the step must remember through one run, given back as ``account.state``.
+    MAY write   ``start()``: what the step must remember through one run, given back as ``account.state``. If it has
+                a ``close()``, that is called when the run ends.
                 ``keyed_by()``: the columns whose equal values must meet in one place, if it remembers any.
+                ``describes()``: what its columns mean: column -> {"description": ..., "unit": ...}.
+                ``ingredients()``: what the result depends on besides the options, such as the hash of a file.
     MUST NOT    override ``transform``; change the batch it is given in place.
     """
 
@@ -116,6 +121,12 @@ class Transformer(Step):
         return None
 
     def keyed_by(self) -> tuple[str, ...]:
+        return ()
+
+    def describes(self) -> Mapping[str, Mapping[str, str]]:
+        return {}
+
+    def ingredients(self) -> tuple[str, ...]:
         return ()
 
     @final
@@ -165,8 +176,10 @@ class Loader(Step):
     def load(self, batches: Iterable[DataFrame], run: Run, account: Account | None = None) -> Receipt:
         """Write all the batches; the receipt must account for every row."""
         account = account or Account(self.name)
-        with self.blamed(), account.timed():
-            receipt = self.write(_counted(batches, account), run)
+        with self.blamed():
+            with account.timed():
+                receipt = self.write(_counted(batches, account), run)
+            account.seconds -= account.waited
             account.rows_out = receipt.rows
             if not account.balances():
                 raise EtlError(f"was given {account.rows_in:,} rows and stored {receipt.rows:,}")

@@ -6,6 +6,7 @@ classes do the counting and check after every batch that no row went missing wit
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,12 @@ from etl.errors import EtlError
 if TYPE_CHECKING:
     from pandas import DataFrame, Index, Series
 
+    Rows = Series[bool] | Index[Any]
+
 MAX_SAMPLES = 3
+PART_BITS = 40  # the label of a row: its number in the source, and above these bits which part of that row it is
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Account:
     rows_out: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    added: Counter[str] = field(default_factory=Counter)
     repaired: dict[str, Repair] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -60,44 +67,53 @@ class Account:
     state: Any = None
     _rejects: list[Reject] = field(default_factory=list)
     _leaving: dict[int, str] = field(default_factory=dict)
+    _adding: int = 0
 
     # -- what a step calls ------------------------------------------------------------------------
 
-    def reject(self, rows: Series[bool], rule: str, *, column: str | None = None, values: Any = None) -> None:
-        """Send the rows where the mask ``rows`` is true to quarantine, because they broke ``rule``.
+    def reject(self, rows: Rows, rule: str, *, column: str | None = None, values: Any = None) -> None:
+        """Send ``rows`` to quarantine, because they broke ``rule``. They are given by a mask or by their index.
 
-        ``values``: a Series with the index of ``rows`` that holds the offending raw values. A row may be rejected for several
-        rules; it is counted under the first and listed under each. The base class takes the rows out.
+        ``values``: a Series that holds the offending raw values. A row may be rejected for
+        several rules; it is counted under the first and listed under each. The base class takes the rows out.
         """
-        for row in _labels(rows):
-            if row not in self._leaving:
-                self._leaving[row] = rule
-                self.rejected[rule] += 1
-            value = None if values is None else _text(values.loc[row])
-            self._rejects.append(Reject(row, self.step, column, value, rule))
+        labels = _labels(rows)
+        self._leave(labels, rule, self.rejected, f"{column}: {rule}" if column else rule)
+        texts = [None] * len(labels) if values is None else [_text(value) for value in values.loc[labels]]
+        self._rejects.extend(
+            Reject(source_row(label), self.step, column, text, rule) for label, text in zip(labels, texts, strict=True)
+        )
 
     def reject_line(self, row: int, rule: str, line: str) -> None:
         """For extractors: source row ``row`` could not be made into a row at all; ``line`` is its text."""
         self.rejected[rule] += 1
         self._rejects.append(Reject(row, self.step, None, None, rule, raw=line))
 
-    def drop(self, rows: Series[bool], reason: str) -> None:
-        """Leave out, on purpose, the rows where the mask ``rows`` is true. The base class takes them out."""
-        for row in _labels(rows):
-            if row not in self._leaving:
-                self._leaving[row] = reason
-                self.dropped[reason] += 1
+    def drop(self, rows: Rows, reason: str) -> None:
+        """Leave ``rows`` out on purpose; they are given by a mask or by their index. The base class takes them out."""
+        self._leave(_labels(rows), reason, self.dropped, reason)
+
+    def add(self, reason: str, count: int) -> None:
+        """Say that the step makes this many rows more than it was given: it makes several of one."""
+        if count:
+            self.added[reason] += count
+            self._adding += count
 
     def repair(self, rule: str, before: Series[Any], after: Series[Any]) -> None:
         """Count, with samples, the values that differ between two Series of the same index (null equals null)."""
-        same = (before == after).fillna(False) | (before.isna() & after.isna())
+        equal = before == after
+        if equal.all() and equal.isna().sum() == before.isna().sum() == after.isna().sum():
+            return  # the usual case, told without building masks
+        same = equal.fillna(False) | (before.isna() & after.isna())
         count = len(same) - int(same.sum())
         if count == 0:
             return
         samples = []
         if len(self._repair(rule).samples) < MAX_SAMPLES:
             for row in _labels(~same)[:MAX_SAMPLES]:
-                samples.append({"row": row, "before": _text(before.loc[row]), "after": _text(after.loc[row])})
+                samples.append(
+                    {"row": source_row(row), "before": _text(before.loc[row]), "after": _text(after.loc[row])}
+                )
         self.count_repairs(rule, count, samples)
 
     def count_repairs(self, rule: str, count: int, samples: list[dict[str, Any]] | None = None) -> None:
@@ -111,6 +127,7 @@ class Account:
         """Say something once that a person should know; it goes to the log and to the report."""
         if message not in self.warnings:
             self.warnings.append(message)
+            log.warning(message, extra={"step": self.step})
 
     # -- what the base classes and the pipeline call ------------------------------------------------
 
@@ -126,9 +143,12 @@ class Account:
         if gone:
             result = result[~self.leaving(result.index)]
             self._leaving = {}
-        missing = rows_in - gone - len(result)
+        missing = rows_in + self._adding - gone - len(result)
+        self._adding = 0
         if missing > 0:
-            raise EtlError(f"lost {missing:,} rows without giving a reason (use account.drop or account.reject)", step=self.step)
+            raise EtlError(
+                f"lost {missing:,} rows without giving a reason (use account.drop or account.reject)", step=self.step
+            )
         if missing < 0:
             raise EtlError(f"returned {-missing:,} rows more than it was given", step=self.step)
         self.rows_in += rows_in
@@ -141,7 +161,13 @@ class Account:
         return taken
 
     def balances(self) -> bool:
-        return self.rows_in == self.rows_out + self.rejected.total() + self.dropped.total()
+        return self.rows_in + self.added.total() == self.rows_out + self.rejected.total() + self.dropped.total()
+
+    def close(self) -> None:
+        """Let the step's state go: it may hold temporary files."""
+        close = getattr(self.state, "close", None)
+        if close is not None:
+            close()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -160,19 +186,35 @@ class Account:
             "rows_out": self.rows_out,
             "rejected": dict(self.rejected),
             "dropped": dict(self.dropped),
+            "added": dict(self.added),
             "repaired": {rule: {"count": r.count, "samples": r.samples} for rule, r in self.repaired.items()},
             "warnings": self.warnings,
             "seconds": round(self.seconds, 3),
             "waited": round(self.waited, 3),
         }
 
+    def _leave(self, labels: list[int], why: str, counted: Counter[str], reason: str) -> None:
+        """Note the rows that leave. A row that leaves already is counted no second time."""
+        fresh = [label for label in labels if label not in self._leaving]
+        if fresh:
+            self._leaving.update(dict.fromkeys(fresh, why))
+            counted[reason] += len(fresh)
+
     def _repair(self, rule: str) -> Repair:
         return self.repaired.setdefault(rule, Repair())
 
 
-def _labels(mask: Series[bool]) -> list[int]:
-    selected = mask.index[mask.fillna(False).to_numpy(dtype=bool)]
-    return [int(label) for label in selected]
+def source_row(label: int) -> int:
+    """The number in the source of the row that has this label, or of which it is a part."""
+    return label & ((1 << PART_BITS) - 1)
+
+
+def _labels(rows: Rows) -> list[int]:
+    """The labels of the rows that a mask or an index selects."""
+    from pandas import Index
+
+    selected = rows if isinstance(rows, Index) else rows.index[rows.fillna(False).to_numpy(dtype=bool)]
+    return [int(label) for label in selected.tolist()]
 
 
 def _text(value: Any) -> str | None:

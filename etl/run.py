@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +22,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    """One execution. ``id`` sorts by time; ``recipe`` identifies source, configuration and code together."""
+    """One execution. ``id`` sorts by time; ``recipe`` identifies source, configuration and code
+    together; ``force``: publish even what is live already; ``descriptions``: what the columns
+    mean, as ``Transformer.describes`` gives it."""
 
     id: str
     pipeline: str
     source: Source
     recipe: str | None = None
+    force: bool = False
+    descriptions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

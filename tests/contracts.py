@@ -1,0 +1,299 @@
+"""What every step must do. A step's test class inherits the contract of its kind and says how to make one.
+
+A test class for a new extractor is ``class TestMine(ExtractorContract)`` with ``make`` and ``make_broken``.
+"""
+
+from __future__ import annotations
+
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas import DataFrame
+from pandas.testing import assert_frame_equal
+from pydantic import ValidationError
+
+from etl.base import Extractor, Loader, Step, Transformer
+from etl.errors import EtlError
+from etl.ledger import Account
+from etl.run import Run, Source, new_run_id
+
+
+class StepContract(ABC):
+    """What extractors, transformers and loaders have in common."""
+
+    @abstractmethod
+    def step(self) -> Step: ...
+
+    def test_survives_pickling(self) -> None:
+        step = self.step()
+        assert pickle.loads(pickle.dumps(step)) == step
+
+    def test_is_frozen(self) -> None:
+        step = self.step()
+        with pytest.raises(ValidationError):
+            step.no_such_option = 1  # type: ignore[attr-defined]
+
+    def test_refuses_unknown_options(self) -> None:
+        step = self.step()
+        with pytest.raises(ValidationError, match="no_such_option"):
+            type(step).model_validate({**step.model_dump(), "no_such_option": 1})
+
+    def test_every_option_is_described(self) -> None:
+        undescribed = [
+            name
+            for name, field in type(self.step()).model_fields.items()
+            if not field.description and name not in Extractor.model_fields
+        ]
+        assert undescribed == []
+
+
+class ExtractorContract(StepContract):
+    """MUST write: ``make`` (at least 5 rows) and ``make_broken`` (constructs, and fails when it is read)."""
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path, clean_environment: None) -> None:
+        self.folder = tmp_path
+
+    @abstractmethod
+    def make(self, **options: Any) -> Extractor: ...
+
+    @abstractmethod
+    def make_broken(self) -> Extractor: ...
+
+    def step(self) -> Step:
+        return self.make()
+
+    def test_rows_are_numbered_from_one(self) -> None:
+        batches = list(self.make(batch_rows=2).extract())
+        numbers = [number for batch in batches for number in batch.index]
+        assert numbers[0] == 1
+        assert numbers == sorted(set(numbers))
+
+    def test_batches_are_bounded(self) -> None:
+        batches = list(self.make(batch_rows=2).extract())
+        assert len(batches) > 1
+        assert all(len(batch) <= 2 for batch in batches)
+
+    def test_batches_have_the_same_columns_and_types(self) -> None:
+        first, *others = self.make(batch_rows=2).extract()
+        for batch in others:
+            assert_frame_equal(batch.iloc[:0].reset_index(drop=True), first.iloc[:0].reset_index(drop=True))
+
+    def test_reading_twice_agrees(self) -> None:
+        extractor = self.make()
+        assert_frame_equal(pd.concat(extractor.extract()), pd.concat(extractor.extract()))
+
+    def test_batch_size_does_not_matter(self) -> None:
+        small, large = (pd.concat(self.make(batch_rows=rows).extract()) for rows in (1, 1000))
+        assert_frame_equal(small, large, check_index_type=False)
+
+    def test_splits_read_the_same_rows(self) -> None:
+        extractor = self.make()
+        rows = sum(len(batch) for batch in extractor.extract())
+        assert sum(len(batch) for split in extractor.splits() for batch in split.extract()) == rows
+
+    def test_account_balances(self) -> None:
+        account = Account("extract")
+        rows = sum(len(batch) for batch in self.make(batch_rows=2).extract(account))
+        assert account.rows_out == rows
+        assert account.balances()
+
+    def test_inspecting_twice_agrees(self) -> None:
+        extractor = self.make()
+        assert extractor.inspect() == extractor.inspect()
+
+    def test_check_has_good_news(self) -> None:
+        assert self.make().check()
+
+    def test_failure_names_the_step(self) -> None:
+        broken = self.make_broken()
+        with pytest.raises(EtlError) as failure:
+            list(broken.extract())
+        assert failure.value.step == broken.name
+
+    def test_stopping_early_is_allowed(self) -> None:
+        batches = self.make(batch_rows=1).extract()
+        next(batches)
+        batches.close()  # type: ignore[attr-defined]
+
+
+class TransformerContract(StepContract):
+    """MUST write: ``make`` and ``frame`` (dirty input, at least 5 rows, numbered from 1)."""
+
+    @abstractmethod
+    def make(self) -> Transformer: ...
+
+    @abstractmethod
+    def frame(self) -> DataFrame: ...
+
+    def step(self) -> Step:
+        return self.make()
+
+    def run(self, batch_rows: int) -> tuple[DataFrame, Account]:
+        """The result and the account of the whole frame, sent through in batches."""
+        transformer, frame, account = self.make(), self.frame(), Account("transform")
+        starts = range(0, len(frame), batch_rows)
+        parts = [transformer.transform(frame.iloc[start : start + batch_rows], account) for start in starts]
+        account.close()
+        return pd.concat(parts), account
+
+    @pytest.mark.parametrize("batch_rows", [1, 2, 3, 7])
+    def test_batch_size_does_not_matter(self, batch_rows: int) -> None:
+        whole, whole_account = self.run(1_000_000)
+        parts, parts_account = self.run(batch_rows)
+        assert_frame_equal(parts, whole, check_index_type=False)
+        assert parts_account.rejected == whole_account.rejected
+        assert parts_account.dropped == whole_account.dropped
+        counts = [{rule: r.count for rule, r in a.repaired.items()} for a in (parts_account, whole_account)]
+        assert counts[0] == counts[1]
+        rejects = [sorted(map(repr, a.take_rejects())) for a in (parts_account, whole_account)]
+        assert rejects[0] == rejects[1]
+
+    def test_every_row_is_accounted_for(self) -> None:
+        result, account = self.run(1_000_000)
+        assert account.rows_in == len(self.frame())
+        assert account.rows_out == len(result)
+        assert account.balances()
+
+    def test_rows_keep_their_numbers(self) -> None:
+        result, _ = self.run(1_000_000)
+        assert result.index.isin(self.frame().index).all()
+
+    def test_input_is_left_alone(self) -> None:
+        frame = self.frame()
+        self.make().transform(frame)
+        assert_frame_equal(frame, self.frame())
+
+    def test_empty_batch_keeps_columns_and_types(self) -> None:
+        whole, _ = self.run(1_000_000)
+        empty = self.make().transform(self.frame().iloc[:0])
+        assert len(empty) == 0
+        assert empty.dtypes.to_dict() == whole.dtypes.to_dict()
+
+
+class LoaderContract(StepContract):
+    """MUST write: ``make`` and ``read`` (what a reader sees: a frame, or None if nothing is published)."""
+
+    @abstractmethod
+    def make(self) -> Loader: ...
+
+    @abstractmethod
+    def read(self) -> DataFrame | None: ...
+
+    def step(self) -> Step:
+        return self.make()
+
+    @staticmethod
+    def a_run(**facts: Any) -> Run:
+        return replace(Run(new_run_id(), "test", Source("test:", "fingerprint"), recipe="r1"), **facts)
+
+    @staticmethod
+    def batches(*numbers: int) -> Iterator[DataFrame]:
+        """One row a batch."""
+        for number in numbers:
+            yield DataFrame({"number": [number], "text": [f"row {number}"]})
+
+    def publish(self, *numbers: int, **facts: Any) -> Any:
+        loader, run = self.make(), self.a_run(**facts)
+        return loader.commit([loader.load(self.batches(*numbers), run)], run)
+
+    def numbers(self) -> list[int] | None:
+        frame = self.read()
+        return None if frame is None else frame["number"].tolist()
+
+    def test_commit_publishes_every_row(self) -> None:
+        published = self.publish(1, 2, 3)
+        assert self.numbers() == [1, 2, 3]
+        assert published.rows == 3
+        assert published.changed
+
+    def test_nothing_is_seen_before_the_commit(self) -> None:
+        loader = self.make()
+        loader.load(self.batches(1, 2), self.a_run())
+        assert self.numbers() is None
+
+    def test_old_data_stays_until_the_commit(self) -> None:
+        self.publish(1, 2)
+        loader = self.make()
+        loader.load(self.batches(3), self.a_run())
+        assert self.numbers() == [1, 2]
+
+    def test_abort_leaves_the_old_data(self) -> None:
+        self.publish(1, 2)
+        loader = self.make()
+        loader.abort([loader.load(self.batches(3), self.a_run())])
+        assert self.numbers() == [1, 2]
+
+    def test_failing_batches_leave_the_old_data(self) -> None:
+        self.publish(1, 2)
+
+        def failing() -> Iterator[DataFrame]:
+            yield from self.batches(3)
+            raise EtlError("no more")
+
+        with pytest.raises(EtlError, match="no more"):
+            self.make().load(failing(), self.a_run())
+        assert self.numbers() == [1, 2]
+
+    def test_receipts_travel_between_processes(self) -> None:
+        run = self.a_run()
+        receipt = pickle.loads(pickle.dumps(self.make().load(self.batches(1, 2), run)))
+        self.make().commit([receipt], run)
+        assert self.numbers() == [1, 2]
+
+    def test_equal_content_is_not_published_again(self) -> None:
+        self.publish(1, 2)
+        assert not self.publish(1, 2).changed
+        assert self.publish(1, 2, 3).changed
+        assert self.numbers() == [1, 2, 3]
+
+    def test_force_publishes_equal_content(self) -> None:
+        self.publish(1, 2)
+        assert self.publish(1, 2, force=True).changed
+
+    def test_batch_size_does_not_change_the_bytes(self) -> None:
+        rows = pd.concat(self.batches(*range(1, 6)), ignore_index=True)
+        run = self.a_run()
+        whole = self.make().load(iter([rows]), run)
+        parts = self.make().load(self.batches(*range(1, 6)), run)
+        assert whole.sha256 == parts.sha256
+
+    def test_live_tells_what_is_published(self) -> None:
+        assert self.make().live() is None
+        self.publish(1, recipe="r7")
+        live = self.make().live()
+        assert live is not None
+        assert live.recipe == "r7"
+
+    def test_changed_types_are_refused(self) -> None:
+        def changing() -> Iterator[DataFrame]:
+            yield from self.batches(1)
+            yield DataFrame({"number": ["two"], "text": ["row 2"]})
+
+        with pytest.raises(EtlError, match=r"number is .*string.*, was int64"):
+            self.make().load(changing(), self.a_run())
+        assert self.numbers() is None
+
+    def test_changed_columns_are_refused(self) -> None:
+        def changing() -> Iterator[DataFrame]:
+            yield from self.batches(1)
+            yield DataFrame({"number": [2]})
+
+        with pytest.raises(EtlError, match="columns"):
+            self.make().load(changing(), self.a_run())
+
+    def test_keeps_small_files_beside_the_data(self, tmp_path: Path) -> None:
+        file = tmp_path / "note.json"
+        file.write_text("{}")
+        uri = self.make().keep("_runs/note.json", file)
+        assert uri is not None
+        assert uri.endswith("_runs/note.json")
+
+    def test_check_has_good_news(self) -> None:
+        assert self.make().check()

@@ -1,0 +1,148 @@
+"""The three base classes and the ledger: counting, blame, and no row lost in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pandas import DataFrame, Series
+from pydantic import SecretStr
+
+from etl.base import Extractor, Loader, Transformer
+from etl.errors import DataError, EtlError, StorageError
+from etl.ledger import Account
+from etl.run import Published, Receipt, Run
+
+
+class Numbers(Extractor):
+    """Three batches with pandas' own index."""
+
+    url: str = "https://user:pw@example.com/a?token=abc"
+    password: SecretStr = SecretStr("hidden")
+
+    def read(self, account: Account) -> Iterator[DataFrame]:
+        yield DataFrame({"n": [10, 20]})
+        account.reject_line(3, "ragged", "30,30")
+        yield DataFrame({"n": [40]}, index=[4])
+        yield DataFrame({"n": [50, 60]})
+
+
+class Change(Transformer):
+    """Whatever the test wants."""
+
+    change: Callable[[DataFrame, Account], DataFrame]
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        return self.change(batch, account)
+
+
+class Forgetful(Loader):
+    """Stores one row less than it was given."""
+
+    def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
+        return Receipt(sum(len(batch) for batch in batches) - 1, 0, "", {})
+
+    def commit(self, receipts: Any, run: Run) -> Published:
+        raise NotImplementedError
+
+
+FRAME = DataFrame({"n": [1, 2, 3, 4]}, index=[1, 2, 3, 4])
+
+
+def test_rows_get_numbers_that_count_rejected_lines_too() -> None:
+    account = Account("read")
+    numbers = [list(batch.index) for batch in Numbers().extract(account)]
+    assert numbers == [[1, 2], [4], [5, 6]]
+    assert (account.rows_in, account.rows_out, dict(account.rejected)) == (6, 5, {"ragged": 1})
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    shown = repr(Numbers())
+    assert "hidden" not in shown
+    assert "pw" not in shown
+    assert "abc" not in shown
+
+
+def test_lost_rows_fail_the_run() -> None:
+    with pytest.raises(EtlError, match="Change: lost 3 rows without giving a reason"):
+        Change(change=lambda batch, _account: batch.head(1)).transform(FRAME)
+
+
+def test_rows_from_nowhere_fail_the_run() -> None:
+    with pytest.raises(EtlError, match="returned 4 rows more"):
+        Change(change=lambda batch, _account: pd.concat([batch, batch])).transform(FRAME)
+
+
+def test_lost_and_rejected_rows_are_told_apart() -> None:
+    def change(batch: DataFrame, account: Account) -> DataFrame:
+        account.reject(batch["n"] > 3, "too big")
+        return batch[batch["n"] != 1]
+
+    with pytest.raises(EtlError, match="lost 1 rows"):
+        Change(change=change).transform(FRAME)
+
+
+def test_rejected_and_dropped_rows_leave_with_their_reason() -> None:
+    def change(batch: DataFrame, account: Account) -> DataFrame:
+        account.reject(batch["n"] == 2, "is two", column="n", values=batch["n"])
+        account.reject(batch["n"] == 2, "is even", column="n", values=batch["n"])
+        account.drop(batch["n"].isin([2, 3]), "unwanted")
+        return batch
+
+    account = Account("change")
+    result = Change(change=change).transform(FRAME, account)
+    assert list(result.index) == [1, 4]
+    assert dict(account.rejected) == {"n: is two": 1}
+    assert dict(account.dropped) == {"unwanted": 1}
+    assert [(r.row, r.value, r.rule) for r in account.take_rejects()] == [(2, "2", "is two"), (2, "2", "is even")]
+    assert account.take_rejects() == []
+    assert account.balances()
+
+
+def test_loader_must_store_every_row() -> None:
+    run = Run("id", "test", None)  # type: ignore[arg-type]
+    with pytest.raises(EtlError, match="Forgetful: was given 4 rows and stored 3"):
+        Forgetful().load([FRAME], run)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [
+        (KeyError("x"), EtlError, "Change: KeyError: 'x'"),
+        (MemoryError(), StorageError, "batch_rows"),
+        (OSError(28, "No space left on device", "/tmp/file"), StorageError, "No space left on device: /tmp/file"),
+        (DataError("bad"), DataError, "Change: bad"),
+    ],
+)
+def test_failures_name_the_step(raised: Exception, kind: type[EtlError], message: str) -> None:
+    def change(_batch: DataFrame, _account: Account) -> DataFrame:
+        raise raised
+
+    with pytest.raises(kind, match=message) as failure:
+        Change(change=change).transform(FRAME)
+    assert type(failure.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [
+        (["a", "b"], ["a", "b"], 0),
+        (["a", "b"], ["a", "c"], 1),
+        (["a", None], ["a", None], 0),
+        (["a", None], ["a", "b"], 1),
+        (["a", "b"], ["a", None], 1),
+        ([None, "b"], ["b", None], 2),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["string[pyarrow]", "object", pd.ArrowDtype(pa.string())])
+def test_repairs_are_counted_with_samples(before: list[Any], after: list[Any], count: int, dtype: Any) -> None:
+    account = Account("clean")
+    account.repair("rule", Series(before, dtype=dtype), Series(after, dtype=dtype))
+    repaired = account.as_dict()["repaired"]
+    assert repaired.get("rule", {"count": 0})["count"] == count
+    if count:
+        assert len(repaired["rule"]["samples"]) == count
+        assert {"row", "before", "after"} == set(repaired["rule"]["samples"][0])
