@@ -1,0 +1,124 @@
+"""Reads a CSV file inside a zip that a web server has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+
+from etl.base import Extractor
+from etl.csv_options import CsvOptions
+from etl.download import HEAD_BYTES, Download, DownloadOptions, discard, fetch, peek
+from etl.errors import RetryLater, SourceError
+from etl.ledger import Account
+from etl.paths import cache_folder
+from etl.run import Source
+from etl.safe_zip import DamagedZipError, ZipLimits, looks_like_zip, open_member
+from etl.web import url_problem
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
+    """Downloads a zip (only if it changed) and reads one CSV file out of it, without ever unpacking it to disk."""
+
+    url: str = Field(description="Address of the zip: https://, or http:// on this machine itself.")
+    member: str | None = Field(
+        default=None,
+        description="Name of the CSV file in the zip, or a pattern such as */sets.csv. Default: the only one.",
+    )
+    csv: CsvOptions = Field(default=CsvOptions(), description="How the CSV file is written.")
+    cache_dir: Path = Field(
+        default_factory=cache_folder,
+        exclude=True,  # where the download lies changes no result
+        description="Folder for downloads. Default: ETL_CACHE_DIR, or .cache in the project.",
+    )
+
+    _inspected: Download | None = PrivateAttr(default=None)
+
+    @field_validator("url")
+    @classmethod
+    def _may_be_asked(cls, url: str, info: ValidationInfo) -> str:
+        problem = url_problem(url, allow_http=info.data.get("allow_http", False))
+        if problem:
+            raise ValueError(problem)
+        return url
+
+    def inspect(self) -> Source:
+        """Download the zip if it changed, and make sure that the member can be opened."""
+        self._inspected = None
+        download = self._fetch()
+        uri = self._uri(download)
+        self._inspected = download
+        return Source(uri, download.sha256, download.etag, download.last_modified, download.bytes)
+
+    def check(self) -> str:
+        """Ask the server for the first bytes only."""
+        found = peek(self.url, self)
+        _check_is_zip(found.url, found.head, found.content_type)
+        size = f"{found.bytes:,} bytes" if found.bytes is not None else "size unknown"
+        return f"reachable: {found.url}, {size}, last modified {found.last_modified or 'unknown'}"
+
+    def read(self, account: Account) -> Iterator[DataFrame]:
+        """Read the zip that ``inspect`` saw last; without it, what the server has now."""
+        from etl.csv_reader import read_csv
+
+        download = self._inspected_again()
+        try:
+            with open_member(download.path, self.member, self, download.url) as stream:
+                source = f"{download.url}#{stream.name}"
+                yield from read_csv(stream, self.csv, account, batch_rows=self.batch_rows, source=source)
+        except DamagedZipError as error:
+            discard(self.url, self.cache_dir)
+            raise DamagedZipError(f"{error.message}; run again to download it afresh") from error
+
+    def _inspected_again(self) -> Download:
+        """What ``inspect`` saw: its file, or if that is gone (another machine, another run) the same bytes again."""
+        seen = self._inspected
+        if seen and seen.path.exists():
+            return seen
+        download = self._fetch()
+        if seen and download.sha256 != seen.sha256:
+            raise RetryLater(f"{seen.url} changed after this run began; run again")
+        return download
+
+    def _fetch(self) -> Download:
+        """A damaged zip is fetched once more: a body without Content-Length can be cut short and look complete."""
+        download = self._fetch_zip()
+        if not self._opens(download):
+            discard(self.url, self.cache_dir)
+            download = self._fetch_zip()
+        return download
+
+    def _fetch_zip(self) -> Download:
+        download = fetch(self.url, self.cache_dir, self)
+        with download.path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        try:
+            _check_is_zip(download.url, head, download.content_type)
+        except SourceError:
+            discard(self.url, self.cache_dir)
+            raise
+        return download
+
+    def _opens(self, download: Download) -> bool:
+        try:
+            self._uri(download)
+        except DamagedZipError:
+            return False
+        return True
+
+    def _uri(self, download: Download) -> str:
+        with open_member(download.path, self.member, self, download.url) as stream:
+            return f"{download.url}#{stream.name}"
+
+
+def _check_is_zip(url: str, head: bytes, content_type: str | None) -> None:
+    if not looks_like_zip(head):
+        raise SourceError(
+            f"{url}: the server sent {content_type or 'something'} that is not a zip: it begins with {head[:40]!r}; "
+            "open the address in a browser to see what it says"
+        )

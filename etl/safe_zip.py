@@ -1,0 +1,163 @@
+"""Opens one member of a zip that anybody may have made: nothing is extracted, and tricks are refused before reading."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from etl.errors import DataError
+
+MAX_MEMBERS = 10_000
+_MAX_READ_BYTES = 4 << 20
+_LISTED = 10
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_ENCRYPTED = 0x1
+_READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile inflates the others without a limit on memory
+_METHODS = {9: "Deflate64", 12: "BZIP2", 14: "LZMA", 93: "Zstandard"}
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError, NotImplementedError)
+
+
+class DamagedZipError(DataError):
+    """The zip is not whole: fetching it again may help."""
+
+
+class ZipLimits(BaseModel):
+    """What a member of a zip may be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    max_member_bytes: PositiveInt = Field(default=50 << 30, description="Largest accepted member, in bytes, inflated.")
+    max_ratio: PositiveFloat = Field(
+        default=200, description="Largest accepted size of a member, as a multiple of its compressed size."
+    )
+
+
+class Member:
+    """The stream of one member: bytes until the end, where its checksum must be right. Raises DamagedZipError."""
+
+    def __init__(self, name: str, read: Callable[[int], bytes], origin: str) -> None:
+        self.name = name
+        self._read = read
+        self._origin = origin
+
+    def read(self, n: int, /) -> bytes:
+        """Up to ``n`` bytes, none at the end. Fastest from 1 to 4 MiB, which is also the most that it gives."""
+        try:
+            return self._read(min(n, _MAX_READ_BYTES))
+        except _DAMAGE as error:
+            problem = str(error) or "it ends early"
+            raise DamagedZipError(f"{self._origin}: {self.name!r} is damaged: {problem}") from error
+
+
+class _BoundedReader(io.BufferedReader):
+    """A file for zipfile, which reads the whole directory at once, however long the zip says that it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_READ_BYTES:
+            raise zipfile.BadZipFile(f"its directory says that it is {size:,} bytes long")
+        return super().read(size)
+
+
+def looks_like_zip(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a zip (an empty one included)."""
+    return head.startswith((b"PK\3\4", b"PK\5\6"))
+
+
+@contextmanager
+def open_member(path: Path, wanted: str | None, limits: ZipLimits, origin: str) -> Iterator[Member]:
+    """Open the member named ``wanted`` (a name, a pattern such as ``*/sets.csv``, or None: the only ``*.csv``).
+
+    ``origin`` is what messages call the zip. Raises DataError, or DamagedZipError if the zip is not whole.
+    """
+    with _BoundedReader(io.FileIO(path)) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+            members = archive.infolist()
+            _check_layout(file, members, archive.start_dir, origin)
+            chosen = _choose(members, wanted, origin)
+            _check_member(chosen, limits, origin)
+            stream = archive.open(chosen)
+        except _DAMAGE as error:
+            raise DamagedZipError(f"{origin}: the zip is damaged or cut short: {error}") from error
+        with stream:
+            yield Member(chosen.filename, stream.read, origin)
+
+
+def _check_layout(file: io.BufferedReader, members: list[zipfile.ZipInfo], directory_at: int, origin: str) -> None:
+    """Refuse too many members, two of one name, and members that share bytes, which make a tiny zip a huge one."""
+    if len(members) > MAX_MEMBERS:
+        raise DataError(f"{origin}: the zip holds {len(members):,} members; more than {MAX_MEMBERS:,} are not accepted")
+    names = set()
+    for member in members:
+        if member.filename in names:
+            raise DataError(f"{origin}: the zip holds {member.filename!r} twice; it is not clear which one is meant")
+        names.add(member.filename)
+    in_order = sorted(members, key=lambda member: member.header_offset)
+    starts = [*(member.header_offset for member in in_order), directory_at]
+    for member, next_start in zip(in_order, starts[1:], strict=True):
+        if _data_end(file, member) > next_start:
+            raise DataError(f"{origin}: {member.filename!r} overlaps what follows it in the zip, as in a zip bomb")
+
+
+def _data_end(file: io.BufferedReader, member: zipfile.ZipInfo) -> int:
+    """Where the compressed bytes of ``member`` end, by its own header, which the directory cannot be trusted about."""
+    start = member.header_offset
+    file.seek(max(start, 0))
+    magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    if start < 0 or magic != b"PK\3\4":
+        raise zipfile.BadZipFile(f"there is no member at byte {start}")
+    return start + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes) + member.compress_size
+
+
+def _choose(members: list[zipfile.ZipInfo], wanted: str | None, origin: str) -> zipfile.ZipInfo:
+    files = [member for member in members if not member.filename.endswith("/")]
+    if wanted is None:
+        found = [member for member in files if _is_visible_csv(member.filename)]
+    else:
+        found = [member for member in files if member.filename == wanted]
+        found = found or [member for member in files if fnmatch.fnmatchcase(member.filename, wanted)]
+    if len(found) == 1:
+        return found[0]
+    asked = "*.csv" if wanted is None else wanted
+    problem = f"{len(found)} members match" if found else "no member matches"
+    raise DataError(f"{origin}: {problem} {asked!r}; set member to one of: {_listing(found or files)}")
+
+
+def _is_visible_csv(name: str) -> bool:
+    *folders, file = name.lower().split("/")
+    return file.endswith(".csv") and not file.startswith(".") and "__macosx" not in folders
+
+
+def _listing(members: list[zipfile.ZipInfo]) -> str:
+    names = [repr(member.filename) for member in members[:_LISTED]]
+    if len(members) > _LISTED:
+        names.append(f"and {len(members) - _LISTED:,} more")
+    return ", ".join(names) or "(the zip holds no files)"
+
+
+def _check_member(member: zipfile.ZipInfo, limits: ZipLimits, origin: str) -> None:
+    what = f"{origin}: {member.filename!r}"
+    if member.flag_bits & _ENCRYPTED:
+        raise DataError(f"{what} is encrypted; ask for it without a password")
+    if member.compress_type not in _READABLE:
+        method = _METHODS.get(member.compress_type, f"method {member.compress_type}")
+        raise DataError(f"{what} is compressed with {method}; zip it with Deflate, the usual method")
+    if member.file_size > limits.max_member_bytes:
+        raise DataError(
+            f"{what} inflates to {member.file_size:,} bytes, more than max_member_bytes = {limits.max_member_bytes:,}; "
+            "raise the limit if the size is right"
+        )
+    ratio = member.file_size / max(member.compress_size, 1)
+    if ratio > limits.max_ratio:
+        raise DataError(
+            f"{what} inflates to {ratio:,.0f} times its size, as zip bombs do, and max_ratio = {limits.max_ratio:g}; "
+            "raise the limit if the data is right"
+        )

@@ -1,0 +1,322 @@
+"""One HTTP request, made with care: which addresses may be asked, redirects, time limits, and what a failure means."""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import logging
+import random
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address
+from typing import NoReturn, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+)
+
+from etl.errors import AccessError, ConfigError, RetryLater, SourceError
+from etl.redact import redact
+
+MAX_REDIRECTS = 5
+MAX_RETRY_AFTER_S = 300.0
+_MAX_BACKOFF_S = 60.0
+_RETRIED = {408, 425, 429}
+_NETWORK_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
+_ZONES = ("public", "private", "loopback", "link-local")
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class WebOptions(BaseModel):
+    """How a step that reads over HTTP asks: what it may ask for, and how patiently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    allow_http: bool = Field(default=False, description="Accept http:// too; without it only from this machine itself.")
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Request headers, such as Authorization. They go to the url's host, never to where it redirects.",
+    )
+    connect_timeout_s: PositiveFloat = Field(default=10, description="Longest wait for a connection, in seconds.")
+    read_timeout_s: PositiveFloat = Field(default=30, description="Longest silence of the server, in seconds.")
+    total_timeout_s: PositiveFloat = Field(default=1800, description="Longest time for everything, in seconds.")
+    min_bytes_per_s: NonNegativeFloat = Field(
+        default=1024, description="Slowest accepted transfer, in bytes per second, averaged over read_timeout_s."
+    )
+    attempts: PositiveInt = Field(default=8, description="Tries in all, when the connection or the server fails.")
+    backoff_s: NonNegativeFloat = Field(default=0.5, description="Wait before the second try, in seconds; it doubles.")
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in headers.items():
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+                raise ValueError(f"{name!r} is not the name of a header")
+            text = value.get_secret_value()
+            if not (text and text.isascii() and text.isprintable() and text == text.strip()):
+                raise ValueError(f"the value of {name} should be printable ASCII, without spaces at its ends")
+        return headers
+
+
+class TransientError(Exception):
+    """This attempt failed and the next may not. ``wait_s``: how long the server asks to wait."""
+
+    def __init__(self, reason: str, *, wait_s: float = 0, throttled: bool = False) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+        self.throttled = throttled
+
+
+class Patience:
+    """The tries and the time that one piece of work may take."""
+
+    def __init__(self, options: WebOptions) -> None:
+        self._options = options
+        self._tries = 1
+        self._deadline = time.monotonic() + options.total_timeout_s
+
+    def left_s(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def wait(self, url: str, failure: TransientError) -> None:
+        """Sleep before the next try. Raises SourceError (RetryLater if throttled) when there is none left."""
+        backoff = min(self._options.backoff_s * 2 ** (self._tries - 1), _MAX_BACKOFF_S)
+        pause = max(backoff * random.uniform(0.5, 1), failure.wait_s)  # noqa: S311  (jitter, not a secret)
+        if self._tries >= self._options.attempts:
+            _give_up(url, failure, f"gave up after {self._tries} attempts")
+        if pause >= self.left_s():
+            limit = f"total_timeout_s = {self._options.total_timeout_s:g}"
+            _give_up(url, failure, f"gave up, since a next try in {pause:.1f} s would be beyond {limit}")
+        self._tries += 1
+        log.warning("Retrying in %.1f s (%d of %d): %s", pause, self._tries, self._options.attempts, failure)
+        time.sleep(pause)
+
+
+def _give_up(url: str, failure: TransientError, why: str) -> NoReturn:
+    error = RetryLater if failure.throttled else SourceError
+    raise error(f"{redact(url)}: {failure}; {why}; try again later") from failure
+
+
+@contextmanager
+def web_session() -> Iterator[requests.Session]:
+    """A session that takes proxies and certificate authorities from the environment, but no passwords from ~/.netrc."""
+    with _Session() as session:
+        session.auth = lambda request: request
+        yield session
+
+
+class _Session(requests.Session):
+    """Leaves redirects alone: requests would first read the body of one to its end, however long."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+def ask(
+    session: requests.Session, url: str, options: WebOptions, patience: Patience, headers: Mapping[str, str]
+) -> requests.Response:
+    """GET ``url``, following redirects, and return the answer (2xx, 304 or 416) with its body unread.
+
+    Raises TransientError where trying again makes sense; ConfigError (endless redirects), AccessError or SourceError.
+    """
+    here = url
+    for _ in range(MAX_REDIRECTS + 1):
+        response = _send(session, here, options, patience, _headers(url, here, options, headers))
+        if not response.is_redirect:
+            _check_status(response, url)
+            return response
+        response.close()
+        here = _redirect_target(response, here)
+        check_redirect(url, here, allow_http=options.allow_http)
+    raise ConfigError(f"{redact(url)}: redirected more than {MAX_REDIRECTS} times; check the url")
+
+
+def url_problem(url: str, *, allow_http: bool) -> str | None:
+    """What is wrong with ``url`` as an address to download from, or None. Asks nobody."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"{redact(url)} is not a valid url: {error}"
+    if parts.scheme not in ("http", "https"):
+        return f"{redact(url)} should start with https://"
+    if not host:
+        return f"{redact(url)} names no host"
+    if parts.username is not None:
+        return f"{redact(url)} holds a user name or password; send an Authorization header instead (option headers)"
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        return f"{redact(url)} can be read and changed on its way; use https://, or set allow_http = true"
+    return None
+
+
+def check_redirect(origin: str, target: str, *, allow_http: bool) -> None:
+    """Refuse (SourceError) a redirect to what would not do as a url, or deeper into a network than the url itself is.
+
+    So no public server can make this program fetch from an intranet, from this machine or from cloud metadata.
+    """
+    problem = url_problem(target, allow_http=allow_http)
+    if problem:
+        raise SourceError(f"{redact(origin)} redirects to an address that is not accepted: {problem}")
+    zone = _zone(target)
+    if zone > _zone(origin):
+        raise SourceError(f"{redact(origin)} redirects to the {_ZONES[zone]} address {redact(target)}: refused")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _zone(url: str) -> int:
+    """How deep inside the host of ``url`` is, as an index of _ZONES; of several addresses, the innermost."""
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None)
+    except (OSError, UnicodeError):
+        return 0  # only a proxy can reach it, or nobody
+    return max(_zone_of_address(str(info[4][0])) for info in found)
+
+
+def _zone_of_address(text: str) -> int:
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if address.is_link_local:
+        return _ZONES.index("link-local")
+    if address.is_loopback or address.is_unspecified:
+        return _ZONES.index("loopback")
+    return _ZONES.index("public" if address.is_global else "private")
+
+
+def _headers(url: str, here: str, options: WebOptions, extra: Mapping[str, str]) -> dict[str, str]:
+    """The headers of one request. Encoded bodies are not asked for: they can be neither resumed nor measured."""
+    own = {}
+    if urlsplit(here)[:2] == urlsplit(url)[:2]:
+        own = {name.title(): value.get_secret_value() for name, value in options.headers.items()}
+    return {**own, "Accept-Encoding": "identity", **extra}
+
+
+def _send(
+    session: requests.Session, url: str, options: WebOptions, patience: Patience, headers: Mapping[str, str]
+) -> requests.Response:
+    host = urlsplit(url).hostname or ""
+    timeout = options.connect_timeout_s, options.read_timeout_s
+    limit = min(sum(timeout), max(patience.left_s(), 0.001))
+    proxies = {"no_proxy": host} if _is_loopback(host) else None
+
+    def get() -> requests.Response:
+        return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout, proxies=proxies)
+
+    try:
+        return _within(limit, get)
+    except requests.exceptions.SSLError as error:
+        if isinstance(root_cause(error), ssl.SSLEOFError | ConnectionError):
+            raise TransientError(reason(error)) from error
+        raise SourceError(
+            f"{redact(url)}: no secure connection: {reason(error)}; check the address, this machine's clock and "
+            "the certificate authorities (REQUESTS_CA_BUNDLE)"
+        ) from error
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise TransientError(reason(error)) from error
+    except TimeoutError as error:
+        raise TransientError(f"no answer within {limit:.3g} s") from error
+    except (requests.RequestException, UnicodeError) as error:
+        raise SourceError(f"{redact(url)}: {reason(error)}; check the url") from error
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return ``call()``, or raise TimeoutError. No timeout of requests covers name lookup, or headers that trickle in.
+
+    A call that takes longer is left behind in its thread, which ends with the connection or with the program.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome.result(seconds)
+
+
+def _redirect_target(response: requests.Response, here: str) -> str:
+    location = response.headers["Location"].encode("latin-1").decode("utf-8", errors="replace")
+    try:
+        return urljoin(here, location)
+    except ValueError as error:
+        raise SourceError(f"{redact(here)} redirects to an invalid address: {error}") from error
+
+
+def _check_status(response: requests.Response, url: str) -> None:
+    status = response.status_code
+    if 200 <= status < 300 or status in (304, 416):
+        return
+    response.close()
+    what = f"the server answered {status} {http.client.responses.get(status, '')}".rstrip()
+    if status in _RETRIED or status >= 500:
+        raise TransientError(what, wait_s=_retry_after_s(response), throttled=status == 429)
+    if status in (401, 403):
+        raise AccessError(
+            f"{redact(url)}: {what}; check the url (a signed one may have expired) and the credentials in headers"
+        )
+    raise SourceError(f"{redact(url)}: {what}; check the url")
+
+
+def _retry_after_s(response: requests.Response) -> float:
+    """The seconds that Retry-After asks for, as a number or as a date; at most MAX_RETRY_AFTER_S."""
+    text = response.headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(text) if text.isdecimal() else (parse_date(text) - datetime.now(UTC)).total_seconds()
+    except ValueError:
+        return 0
+    return min(max(seconds, 0), MAX_RETRY_AFTER_S)
+
+
+def parse_date(text: str) -> datetime:
+    """An HTTP date. Raises ValueError."""
+    parsed = email.utils.parsedate_to_datetime(text)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost network error of a chain: what the operating system or the protocol said."""
+    while isinstance(inner := error.__cause__ or error.__context__, _NETWORK_ERRORS):
+        error = inner
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """Why a request failed, in a few words and without secrets: ``Connection reset by peer``."""
+    cause = root_cause(error)
+    if isinstance(cause, TimeoutError):
+        return "timed out"
+    if isinstance(cause, http.client.IncompleteRead):
+        return "the connection was closed early"
+    for words in (getattr(cause, "verify_message", None), getattr(cause, "strerror", None), str(cause)):
+        if words:
+            return redact(words)
+    return type(cause).__name__
