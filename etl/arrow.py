@@ -1,0 +1,91 @@
+"""Takes columns of a batch out of pandas as Arrow arrays, and puts them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+
+from etl.errors import DataError
+from etl.steps import did_you_mean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pandas import DataFrame, Index, Series
+
+Values: TypeAlias = Any  # a pyarrow.Array
+pc: Any = pyarrow.compute  # its stubs know neither all that it has nor all that it takes
+
+
+def check_columns(batch: DataFrame, names: Iterable[str]) -> None:
+    """Raise DataError, with the nearest valid name, for each of ``names`` that is not a column of the batch."""
+    columns = [str(name) for name in batch.columns]
+    missing = [f"there is no column {name!r}{did_you_mean(name, columns)}" for name in names if name not in columns]
+    if missing:
+        raise DataError("\n".join(missing))
+
+
+def array_of(values: Series[Any]) -> Values:
+    """The column as one Arrow array. Python objects become text, nested ones JSON; categories become their values."""
+    if values.dtype == object:
+        return pa.array(
+            [None if null else _described(v) for v, null in zip(values, values.isna(), strict=True)], pa.string()
+        )
+    found = pa.array(values, from_pandas=True)
+    array: Values = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return array.cast(pa.string()) if is_text(array.type) else array
+
+
+def series_of(values: Values, like: Series[Any]) -> Series[Any]:
+    """A column that holds ``values``, with the index and the name of ``like``."""
+    return pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([values])), index=like.index, name=like.name)
+
+
+def with_columns(batch: DataFrame, columns: Mapping[str, Series[Any]]) -> DataFrame:
+    """The batch with these columns in place of those of the same names, or behind the others."""
+    return batch.assign(**columns) if columns else batch
+
+
+def rows_where(mask: Values, index: Index[Any]) -> Index[Any]:
+    """The labels of the rows for which ``mask`` is true."""
+    chosen: NDArray[np.bool_] = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+    return index[chosen]
+
+
+def key_text(batch: DataFrame, names: Sequence[str]) -> Series[Any]:
+    """The values of one or several columns as evidence: ``7`` or ``7, NL``."""
+    texts = [as_text(array_of(batch[name])) for name in names]
+    joined = pc.binary_join_element_wise(*texts, ", ", null_handling="replace", null_replacement="null")
+    return series_of(joined if len(texts) > 1 else texts[0], batch[names[0]])
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def as_text(values: Values) -> Values:
+    """The values as text, each in one way only: 67, 0.5, 2024-01-31, true; nested ones as JSON."""
+    if pa.types.is_string(values.type):
+        return values
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+        return pa.array([None if value is None else _described(value) for value in values.to_pylist()], pa.string())
+    return values.cast(pa.string())
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
