@@ -1,0 +1,354 @@
+"""Encoders: the same rows give the same bytes, and every value comes back as what it was."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, get_args
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas import DataFrame
+from pydantic import ValidationError
+
+from etl.batches import regroup
+from etl.errors import DataError, EtlError
+from etl.loaders.encoders import arrow_tables, encode
+from etl.loaders.formats import CsvStyle, Format, FormatOptions, ParquetOptions
+
+FORMATS = get_args(Format)
+SMALL_GROUPS = FormatOptions(parquet=ParquetOptions(row_group_rows=5))
+
+
+class Sink(io.BytesIO):
+    """Bytes in memory that a writer may not close."""
+
+    def close(self) -> None:
+        raise AssertionError("closed by the encoder")
+
+
+def encoded(*frames: DataFrame, file_format: Format = "parquet", **options: Any) -> bytes:
+    sink = Sink()
+    given_options: FormatOptions = options.pop("options", None) or FormatOptions(**options)
+    rows, _ = encode(frames, sink, file_format, given_options)
+    assert rows == sum(map(len, frames))
+    return sink.getvalue()
+
+
+def csv_text(frame: DataFrame, **style: Any) -> str:
+    return encoded(frame, file_format="csv", csv=CsvStyle(**style)).decode()
+
+
+def json_lines(frame: DataFrame) -> list[dict[str, Any]]:
+    text = encoded(frame, file_format="jsonl").decode()
+    return [json.loads(line, parse_constant=pytest.fail) for line in text.split("\n")[:-1]]
+
+
+def arrow_frame(**columns: Any) -> DataFrame:
+    return pa.table(columns).to_pandas(types_mapper=pd.ArrowDtype)
+
+
+# -- the same rows, the same bytes ---------------------------------------------------------------------------------
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(-(2**40), 2**40) | st.none(),
+        st.floats() | st.none(),
+        st.text(st.characters(codec="utf-8"), max_size=9) | st.none(),
+        st.sampled_from(["red", "green", "blue", None]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+def frame_of(rows: list[tuple[Any, ...]], start: int, stop: int) -> DataFrame:
+    part = rows[start:stop]
+    types = (pa.int64(), pa.float64(), pa.string())
+    columns = [pa.array([row[number] for row in part], kind) for number, kind in enumerate(types)]
+    frame = arrow_frame(number=columns[0], share=columns[1], text=columns[2])
+    return frame.assign(colour=pd.Categorical([row[3] for row in part]))
+
+
+@given(rows=ROWS, cuts=st.sets(st.integers(1, 39), max_size=6), file_format=st.sampled_from(FORMATS))
+def test_batches_do_not_show(rows: list[tuple[Any, ...]], cuts: set[int], file_format: Format) -> None:
+    whole = encoded(frame_of(rows, 0, len(rows)), file_format=file_format, options=SMALL_GROUPS)
+    bounds = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
+    parts = [frame_of(rows, *pair) for pair in pairwise(bounds)]
+    assert encoded(*parts, file_format=file_format, options=SMALL_GROUPS) == whole
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_bytes_are_the_same_over_groups_and_pages(file_format: Format) -> None:
+    """More rows than a page and a group of text hold, cut in two ways."""
+    frame = DataFrame({"number": range(40_000), "text": [f"{n * 7919:x}" * 5 for n in range(40_000)]})
+
+    def digest(rows: int) -> str:
+        parts = [frame.iloc[start : start + rows] for start in range(0, len(frame), rows)]
+        options = FormatOptions(parquet=ParquetOptions(row_group_rows=30_000), gzip_level=1)
+        return hashlib.sha256(encoded(*parts, file_format=file_format, options=options)).hexdigest()
+
+    assert digest(40_000) == digest(9_999) == digest(30_000)
+
+
+def test_regroup_lets_go_of_what_it_yielded() -> None:
+    def tables() -> Iterator[pa.Table]:
+        for _ in range(40):
+            yield pa.table({"number": pa.array(range(10_000), pa.int64())})
+
+    start, peak = pa.total_allocated_bytes(), 0
+    for table in regroup(tables(), 20_000):
+        peak = max(peak, pa.total_allocated_bytes() - start)
+        assert table["number"].num_chunks == 1
+        del table
+    assert peak <= 4 * 20_000 * 8  # two groups and two batches, of forty
+
+
+# -- Parquet -------------------------------------------------------------------------------------------------------
+
+
+def parquet_file(*frames: DataFrame, **options: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(io.BytesIO(encoded(*frames, parquet=ParquetOptions(**options))))
+
+
+def test_parquet_options_are_used() -> None:
+    frame = DataFrame({"number": range(10)})
+    column = parquet_file(frame).metadata.row_group(0).column(0)
+    assert (column.compression, column.is_stats_set, column.has_column_index) == ("ZSTD", True, True)
+    assert column.statistics is not None
+    assert column.statistics.max == 9
+    file = parquet_file(frame, compression="none", row_group_rows=4, statistics=False, page_index=False)
+    assert [file.metadata.row_group(number).num_rows for number in range(3)] == [4, 4, 2]
+    column = file.metadata.row_group(0).column(0)
+    assert (column.compression, column.is_stats_set, column.has_column_index) == ("UNCOMPRESSED", False, False)
+
+
+def test_parquet_levels_are_used() -> None:
+    frame = DataFrame({"text": [f"{n * 7919:x}" for n in range(20_000)]})
+    fast, small = (encoded(frame, parquet=ParquetOptions(compression_level=level)) for level in (1, 19))
+    assert len(small) < len(fast)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression": "zstd", "compression_level": 23}, "zstd takes 1 to 22"),
+        ({"compression": "snappy", "compression_level": 1}, "snappy has no levels"),
+        ({"compression": "rar"}, "compression"),
+        ({"row_group_rows": 0}, "row_group_rows"),
+    ],
+)
+def test_bad_parquet_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ParquetOptions(**options)
+
+
+def test_parquet_keeps_descriptions_and_units() -> None:
+    sink = Sink()
+    frame = DataFrame({"pieces": [1], "price": [2], "other": [3]})
+    meanings = {
+        "pieces": {"description": "Number of pieces"},
+        "price": {"description": "At launch", "unit": "US dollars"},
+        "gone": {"description": "not there"},
+    }
+    encode([frame], sink, "parquet", descriptions=meanings)
+    stored = {field.name: field.metadata or {} for field in pq.read_schema(io.BytesIO(sink.getvalue()))}
+    assert stored["pieces"][b"description"] == b"Number of pieces"
+    assert stored["price"] == {**stored["price"], b"description": b"At launch", b"unit": b"US dollars"}
+    assert b"description" not in stored["other"]
+
+
+# -- CSV -----------------------------------------------------------------------------------------------------------
+
+MIXED = DataFrame({"number": [1, -2], "text": ["a,b", 'say "hi"']})
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ({}, '"number","text"\n1,"a,b"\n-2,"say ""hi"""\n'),
+        ({"delimiter": ";", "header": False}, '1;"a,b"\n-2;"say ""hi"""\n'),
+        ({"quoting": "all"}, '"number","text"\n"1","a,b"\n"-2","say ""hi"""\n'),
+    ],
+)
+def test_csv_styles(style: dict[str, Any], expected: str) -> None:
+    assert csv_text(MIXED, **style) == expected
+
+
+def test_csv_without_quotes_refuses_what_needs_them() -> None:
+    assert csv_text(DataFrame({"text": ["a"]}), quoting="none") == "text\na\n"
+    with pytest.raises(DataError, match="quoting"):
+        csv_text(MIXED, quoting="none")
+
+
+def test_csv_null_word_is_never_mistaken_for_text() -> None:
+    frame = DataFrame({"text": ["NULL", None, ""], "number": pd.array([1, None, 3], "Int64")})
+    assert csv_text(frame, null_word="NULL", header=False) == '"NULL",1\nNULL,NULL\n"",3\n'
+
+
+def test_csv_formulas_are_escaped_when_asked() -> None:
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1", "plain", "a=b", "'", "", None]
+    frame = DataFrame({"=text": cells, "number": range(-6, 6)})
+    kept = list(csv.reader(io.StringIO(csv_text(frame), newline="")))
+    escaped = list(csv.reader(io.StringIO(csv_text(frame, escape_formulas=True), newline="")))
+    assert [row[0] for row in kept] == ["=text", *(cell or "" for cell in cells)]
+    assert [row[0] for row in escaped] == ["'=text", *(f"'{cell}" for cell in cells[:7]), *cells[7:11], ""]
+    assert [row[1] for row in escaped] == [row[1] for row in kept]
+
+
+def test_csv_holds_bytes_and_nested_values_as_text() -> None:
+    frame = arrow_frame(
+        raw=pa.array([b"\xff\x00", None]),
+        tags=pa.array([["a", "b"], None]),
+        took=pa.array([timedelta(seconds=1.5), None]),
+    )
+    assert csv_text(frame, header=False) == '"/wA=","[""a"", ""b""]","1.5"\n,,\n'
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        ({"delimiter": '"'}, "delimiter"),
+        ({"delimiter": ";;"}, "delimiter"),
+        ({"null_word": "a,b"}, "null_word"),
+        ({"null_word": '"'}, "null_word"),
+        ({"quoting": "some"}, "quoting"),
+    ],
+)
+def test_bad_csv_styles_are_refused(style: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CsvStyle(**style)
+
+
+def test_gzip_header_tells_neither_name_nor_time() -> None:
+    body = encoded(MIXED, file_format="csv.gz")
+    assert body[3:8] == bytes(5)
+    assert gzip.decompress(body) == encoded(MIXED, file_format="csv")
+
+
+# -- JSON lines ----------------------------------------------------------------------------------------------------
+
+
+def test_json_values() -> None:
+    moment = datetime(2026, 7, 1, 12, 30, 0, 250_000, tzinfo=UTC)
+    frame = arrow_frame(
+        price=pa.array([Decimal("1.10"), None]),
+        day=pa.array([date(2026, 7, 1), None]),
+        at=pa.array([moment, None], pa.timestamp("ms", "Europe/Brussels")),
+        local=pa.array([datetime(2026, 7, 1, 12), None], pa.timestamp("s")),  # noqa: DTZ001
+        clock=pa.array([time(1, 2, 3), None]),
+        took=pa.array([timedelta(days=1, seconds=1.5), None]),
+        raw=pa.array([b"\xff\x00", None]),
+        whole=pa.array([3.0, None]),
+        yes=pa.array([True, None]),
+        nothing=pa.array([None, None]),
+        tags=pa.array([[{"at": moment, "n": float("nan"), "d": Decimal("0.50"), "b": b"\xff"}], None]),
+    )
+    first, second = json_lines(frame)
+    assert first == {
+        "price": "1.10",
+        "day": "2026-07-01",
+        "at": "2026-07-01T14:30:00.250+02:00",
+        "local": "2026-07-01T12:00:00",
+        "clock": "01:02:03.000000",
+        "took": 86401.5,
+        "raw": "/wA=",
+        "whole": 3.0,
+        "yes": True,
+        "nothing": None,
+        "tags": [{"at": "2026-07-01T12:30:00.250000+00:00", "n": "NaN", "d": "0.50", "b": "/w=="}],
+    }
+    assert isinstance(first["whole"], float)
+    assert set(second.values()) == {None}
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")) | st.none(), min_size=1), st.text(st.characters(codec="utf-8")))
+def test_any_text_survives_json(values: list[str | None], name: str) -> None:
+    frame = arrow_frame(**{name: pa.array(values, pa.string()), name + "2": pa.array(range(len(values)))})
+    assert json_lines(frame) == [{name: value, name + "2": n} for n, value in enumerate(values)]
+
+
+@given(st.lists(st.floats(), min_size=1))
+def test_any_float_survives_json(values: list[float]) -> None:
+    words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+    found = [row["value"] for row in json_lines(arrow_frame(value=pa.array(values, from_pandas=False)))]
+    assert [repr(value) for value in found] == [repr(words.get(repr(value), value)) for value in values]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_no_rows(file_format: Format) -> None:
+    body = encoded(MIXED.iloc[:0], file_format=file_format)
+    if file_format == "parquet":
+        assert pq.read_table(io.BytesIO(body)).num_rows == 0
+    elif file_format == "csv":
+        assert body == b'"number","text"\n'
+
+
+# -- types from batch to batch -------------------------------------------------------------------------------------
+
+
+def types_of(*frames: DataFrame) -> list[str]:
+    schema, tables = arrow_tables(frames)
+    assert all(table.schema == schema for table in tables)
+    return [str(kind) for kind in schema.types]
+
+
+def test_a_column_of_nulls_takes_its_type_from_a_later_batch() -> None:
+    nulls, texts = DataFrame({"text": [None, None]}), DataFrame({"text": ["a", None]})
+    assert types_of(nulls, nulls, texts, nulls) == types_of(texts)
+    assert encoded(nulls, texts) == encoded(DataFrame({"text": [None, None, "a", None]}))
+
+
+def test_an_empty_batch_declares_nothing() -> None:
+    frame = DataFrame({"number": [1]})
+    assert types_of(DataFrame({"number": []}, dtype=object), frame, frame.iloc[:0].astype(str)) == ["int64"]
+
+
+def test_integers_that_pandas_made_floats_stay_integers() -> None:
+    assert types_of(DataFrame({"number": [1]}), DataFrame({"number": [2.0, None]})) == ["int64"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (["01"], [2], r"the batch at row 5 changed types: value is int64, was .*string"),
+        ([1], [2.5], "value is double, was int64"),
+        ([1], [True], "value is bool, was int64"),
+        ([1], ["2"], "value is .*string, was int64"),
+        ([b"1"], ["2"], "value is .*string, was binary"),
+        ([["a"]], ["a"], "value is .*string, was list"),
+    ],
+)
+def test_other_types_are_refused(first: list[Any], second: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        encoded(DataFrame({"value": first}), DataFrame({"value": second}, index=[5]))
+
+
+def test_mixed_values_are_refused_with_their_column() -> None:
+    with pytest.raises(DataError, match=r"batch at row 3 has values without a common type: .*column value"):
+        encoded(DataFrame({"value": ["a", 1]}, index=[3, 4]))
+
+
+def test_no_batch_at_all_is_a_mistake() -> None:
+    with pytest.raises(EtlError, match="no batch"):
+        encoded()
+
+
+def test_a_failing_batch_is_the_error_that_is_seen() -> None:
+    def failing() -> Iterator[DataFrame]:
+        yield MIXED
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        encode(failing(), Sink(), "parquet", SMALL_GROUPS)
