@@ -1,0 +1,125 @@
+"""A server in front of the S3 server: it writes down every call, passes it on, and refuses those it is told to.
+
+with front_of(s3_url) as front:
+    front.refuse("GET", "policy", 403, "AccessDenied")
+    S3Loader(...)  # with AWS_ENDPOINT_URL = front.url
+    assert front.calls[0].method == "HEAD"
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_POLL_S = 0.02
+_OF_THE_CONNECTION = {"connection", "transfer-encoding", "content-length"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, as S3 sees it. ``key``: empty if about the bucket. ``query``: bare names have an empty value."""
+
+    method: str
+    bucket: str
+    key: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def writes(self) -> bool:
+        return self.method in ("PUT", "POST", "DELETE")
+
+
+class Front:
+    """``calls``: in the order of their arrival. ``hidden``: names of headers, in lower case, that are not passed on."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.calls: list[Call] = []
+        self.hidden: set[str] = set()
+        self._refusals: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._conditions: list[tuple[Callable[[Call], bool], tuple[int, bytes]]] = []
+
+    def refuse(self, method: str, query_name: str, status: int, code: str = "", body: str | None = None) -> None:
+        """Answer calls with this name in their query (``""``: with none) by an error, or by ``body`` as it is."""
+        text = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>" if body is None else body
+        self._refusals[method, query_name] = status, text.encode()
+
+    def refuse_if(self, wanted: Callable[[Call], bool], status: int, code: str) -> None:
+        """Answer the calls that are ``wanted`` by an error."""
+        text = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
+        self._conditions.append((wanted, (status, text.encode())))
+
+    def forget_refusals(self) -> None:
+        self._refusals.clear()
+        self._conditions.clear()
+
+    def refusal(self, call: Call) -> tuple[int, bytes] | None:
+        for wanted, answer in self._conditions:
+            if wanted(call):
+                return answer
+        for name in call.query or {"": ""}:
+            if found := self._refusals.get((call.method, name)):
+                return found
+        return None
+
+
+@contextmanager
+def front_of(s3_url: str) -> Iterator[Front]:
+    upstream = urlsplit(s3_url).netloc
+    writing = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_call(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            place = urlsplit(self.path)
+            _, bucket, *key = place.path.split("/", 2)
+            query = {name: values[0] for name, values in parse_qs(place.query, keep_blank_values=True).items()}
+            call = Call(self.command, bucket, unquote("".join(key)), query, dict(self.headers), body)
+            front.calls.append(call)
+            if refusal := front.refusal(call):
+                self._answer(refusal[0], {}, refusal[1])
+                return
+            connection = http.client.HTTPConnection(upstream, timeout=30)
+            passed_on = {name: value for name, value in self.headers.items() if name.lower() not in front.hidden}
+            # moto looks at a condition first and writes then: another write must not come between
+            with writing if call.writes else nullcontext():
+                connection.request(self.command, self.path, body, passed_on)
+                reply = connection.getresponse()
+                content = reply.read()
+            self._answer(reply.status, dict(reply.getheaders()), content)
+            connection.close()
+
+        def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                if name.lower() not in _OF_THE_CONNECTION:
+                    self.send_header(name, value)
+            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None:
+            return None
+
+    for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+        setattr(Handler, f"do_{method}", Handler.handle_call)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    front = Front(f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, args=[_POLL_S], daemon=True).start()
+    try:
+        yield front
+    finally:
+        server.shutdown()
+        server.server_close()
