@@ -1,0 +1,116 @@
+"""Drafts: local files that are written out of sight and then take the place of another, whole and for good."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from etl.errors import AccessError, ConfigError, EtlError, StorageError
+
+_ENDING = ".tmp"
+_NO_PERMISSION = "may not be written; ask for write permission on its folder"
+_NOT_A_FOLDER = "a part of this path is a file where a folder should be"
+_ERRORS: dict[int, tuple[type[EtlError], str]] = {
+    errno.ENOSPC: (StorageError, "no space is left on the disk; free some and run again"),
+    errno.EDQUOT: (StorageError, "the disk quota is used up; free some space and run again"),
+    errno.EFBIG: (StorageError, "this system allows no file that large (see ulimit -f)"),
+    errno.EROFS: (StorageError, "the disk is mounted read-only"),
+    errno.EACCES: (AccessError, _NO_PERMISSION),
+    errno.EPERM: (AccessError, _NO_PERMISSION),
+    errno.EEXIST: (ConfigError, _NOT_A_FOLDER),
+    errno.ENOTDIR: (ConfigError, _NOT_A_FOLDER),
+    errno.ENAMETOOLONG: (ConfigError, "the name is too long"),
+}
+
+
+class Draft(io.FileIO):
+    """A new file beside ``target``, hidden, that knows the size and SHA-256 of what was written to it.
+
+    As a context manager it is closed at the end, and removed if an error leaves the block. While it is open it is
+    locked, so that ``sweep`` in another process can tell it from one whose process was killed.
+    """
+
+    def __init__(self, target: Path, run_id: str) -> None:
+        self.path = target.with_name(f"{_beginning(target)}{run_id}-{secrets.token_hex(3)}{_ENDING}")
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+        self._target = target
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            super().__init__(self.path, "x")
+            with suppress(OSError):  # some network disks have no locks
+                fcntl.flock(self, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        length = len(left)
+        self.sha256.update(left)
+        with disk_errors(self._target):
+            while left:
+                left = left[super().write(left) :]
+        self.size += length
+        return length
+
+    def finish(self) -> None:
+        """Wait until the disk has it all, and close it."""
+        with disk_errors(self._target):
+            os.fsync(self.fileno())
+            self.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            remove(self.path)
+        self.close()
+
+
+def take_place(draft: Path, target: Path) -> None:
+    """Put a finished draft in the place of ``target`` for good: a crash of the machine leaves the one or the other."""
+    with disk_errors(target):
+        draft.replace(target)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove(draft: Path) -> None:
+    """Remove a draft, if it is there and can be removed."""
+    with suppress(OSError):
+        draft.unlink()
+
+
+def sweep(target: Path) -> None:
+    """Remove the drafts that killed runs left beside ``target``."""
+    for path in target.parent.iterdir():
+        if path.name.startswith(_beginning(target)) and path.name.endswith(_ENDING):
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def _beginning(target: Path) -> str:
+    return f".{target.name.removeprefix('.')}."
+
+
+@contextmanager
+def disk_errors(target: Path | str) -> Iterator[None]:
+    """Translate the errors of the file system; they are about ``target``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ERRORS:
+            raise
+        kind, remedy = _ERRORS[error.errno]
+        raise kind(f"{target}: {remedy}") from error
