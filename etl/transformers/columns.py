@@ -1,0 +1,132 @@
+"""Transformers that choose, name, split and derive columns."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from etl.base import Transformer
+from etl.errors import DataError
+from etl.expressions import Expression
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from etl.arrow import Values
+    from etl.ledger import Account
+
+_Name = Annotated[str, Field(min_length=1)]
+_Names = Annotated[tuple[_Name, ...], Field(min_length=1)]
+
+
+class RenameColumns(Transformer):
+    """Gives columns other names: those in ``names`` as it says, the others in a style."""
+
+    names: dict[str, _Name] = Field(default={}, description="Old name -> new name.")
+    style: Literal["snake_case"] | None = Field(
+        default=None, description='"snake_case": bricksetURL and Brickset URL become brickset_url.'
+    )
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.names and self.style is None:
+            raise ValueError('give names, such as names = { old = "new" }, or style = "snake_case"')
+        return self
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        from etl.arrow import check_columns
+
+        check_columns(batch, self.names)
+        names = [self._new_name(str(name)) for name in batch.columns]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            clash = [old for old, new in zip(batch.columns, names, strict=True) if new in twice]
+            raise DataError(f"{' and '.join(clash)} would both be named {', '.join(sorted(twice))}; set other names")
+        return batch.set_axis(names, axis="columns")
+
+    def _new_name(self, name: str) -> str:
+        return self.names.get(name) or (snake_case(name) if self.style else name)
+
+
+def snake_case(name: str) -> str:
+    """``US_retailPrice`` -> ``us_retail_price``; a name without any letter or digit stays as it is."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return re.sub(r"[\W_]+", "_", words).strip("_").lower() or name
+
+
+class SelectColumns(Transformer):
+    """Keeps these columns, in this order, and leaves the others out."""
+
+    columns: _Names = Field(description="The columns to keep.")
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        from etl.arrow import check_columns
+
+        check_columns(batch, self.columns)
+        return batch[list(self.columns)]
+
+
+class DropColumns(Transformer):
+    """Leaves these columns out."""
+
+    columns: _Names = Field(description="The columns to leave out.")
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        from etl.arrow import check_columns
+
+        check_columns(batch, self.columns)
+        return batch.drop(columns=list(self.columns))
+
+
+class DeriveColumns(Transformer):
+    """Computes columns from others, row by row, as ``etl/expressions.py`` tells. What cannot be computed is null.
+
+    A column that exists already is replaced, and what changed in it is reported.
+    """
+
+    columns: dict[_Name, Expression] = Field(
+        min_length=1, description="Column -> how to compute it, in order; a later one may use an earlier one."
+    )
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        from etl.arrow import array_of, as_text, series_of, with_columns
+        from etl.evaluation import evaluate
+
+        for name, expression in self.columns.items():
+            result = evaluate(expression, batch, f"columns.{name}")
+            if name in batch.columns:
+                before, after = (series_of(as_text(array_of(values)), result) for values in (batch[name], result))
+                account.repair(f"{name}: derived", before, after)
+            batch = with_columns(batch, {name: result})
+        return batch
+
+
+class SplitColumn(Transformer):
+    """Splits a text at a separator into several columns: missing parts are null, and the last one holds the rest."""
+
+    column: str = Field(description="The column to split.")
+    into: Annotated[tuple[_Name, ...], Field(min_length=2)] = Field(description="The columns for the parts.")
+    separator: _Name = Field(description="The text between two parts.")
+    keep: bool = Field(default=False, description="Whether to keep the column itself too.")
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        from etl.arrow import array_of, as_text, check_columns, series_of, with_columns
+
+        check_columns(batch, [self.column])
+        whole = batch[self.column]
+        taken = [name for name in self.into if name in batch.columns and (name != self.column or self.keep)]
+        if taken:
+            raise DataError(f"there is a column {', '.join(taken)} already; split {self.column} into other names")
+        parts = _parts(as_text(array_of(whole)), self.separator, len(self.into))
+        rest = batch if self.keep else batch.drop(columns=self.column)
+        return with_columns(rest, {n: series_of(part, whole) for n, part in zip(self.into, parts, strict=True)})
+
+
+def _parts(text: Values, separator: str, count: int) -> list[Values]:
+    from etl.arrow import pc
+
+    lists = pc.split_pattern(text, separator, max_splits=count - 1)
+    padded = pc.list_slice(lists, 0, count, return_fixed_size_list=True)
+    return [pc.list_element(padded, number) for number in range(count)]

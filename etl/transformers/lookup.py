@@ -1,0 +1,149 @@
+"""A transformer that adds columns from a small file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from etl.base import Transformer
+from etl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from etl.arrow import Values
+    from etl.ledger import Account
+
+
+def _same_names(names: Any) -> Any:
+    """``["a", "b"]`` as ``{a = "a", b = "b"}``."""
+    return {name: name for name in names} if isinstance(names, list | tuple) else names
+
+
+_Names = Annotated[
+    dict[str, str],
+    BeforeValidator(_same_names, json_schema_input_type=dict[str, str] | tuple[str, ...]),
+    Field(min_length=1),
+]
+
+
+class Lookup(Transformer):
+    """Adds columns from the one row of a small CSV or Parquet file that has the same key; null is nobody's key.
+
+    The columns of a CSV file are text. Raises DataError if a key comes twice in the file.
+    """
+
+    file: Path = Field(description="A CSV (UTF-8, commas, with a header) or Parquet file that fits into memory.")
+    on: _Names = Field(description="The columns that make the key: names, or name here -> name in the file.")
+    take: _Names = Field(description="The columns to add: names, or name in the file -> name here.")
+    unmatched: Literal["null", "reject", "drop"] = Field(
+        default="null", description="What becomes of a row whose key is not in the file: it gets nulls, or leaves."
+    )
+
+    def start(self) -> _Table:
+        from etl.arrow import check_columns
+        from etl.small_tables import read_small_table
+
+        rows = read_small_table(self.file)
+        try:
+            check_columns(rows, (*self.on.values(), *self.take))
+        except DataError as error:
+            raise ConfigError(f"{self.file}: {error.message}") from error
+        return _Table(self.file, rows)
+
+    def ingredients(self) -> tuple[str, ...]:
+        """Stands for the file in the recipe of a run: another content, another result."""
+        from etl.small_tables import fingerprint
+
+        return (fingerprint(self.file),)
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        from etl.arrow import array_of, check_columns, series_of, with_columns
+
+        check_columns(batch, self.on)
+        taken = [name for name in self.take.values() if name in batch.columns]
+        if taken:
+            raise ConfigError(f"take: there is a column {', '.join(taken)} already; set other names")
+        table: _Table = account.state
+        found = table.find({there: array_of(batch[here]) for here, there in self.on.items()})
+        self._report_unmatched(batch[found.is_null().to_numpy(zero_copy_only=False)], account)
+        like = batch[next(iter(self.on))]
+        return with_columns(batch, {n: series_of(table.take(old, found), like) for old, n in self.take.items()})
+
+    def _report_unmatched(self, rows: DataFrame, account: Account) -> None:
+        from etl.arrow import key_text
+
+        if self.unmatched == "drop":
+            account.drop(rows.index, f"{', '.join(self.on)} not in {self.file.name}")
+        elif self.unmatched == "reject" and len(rows):
+            values = key_text(rows, tuple(self.on))
+            account.reject(rows.index, f"not in {self.file.name}", column=", ".join(self.on), values=values)
+
+
+class _Table:
+    """The rows of the file, found by their key."""
+
+    def __init__(self, file: Path, rows: DataFrame) -> None:
+        self._file = file
+        self._rows = rows
+        self._keys: dict[tuple[Any, ...], tuple[list[Values], Values]] = {}
+
+    def take(self, column: str, places: Values) -> Values:
+        from etl.arrow import array_of
+
+        return array_of(self._rows[column]).take(places)
+
+    def find(self, sought: dict[str, Values]) -> Values:
+        """The places of the rows whose key columns hold what is sought; null where there is none."""
+        from etl.arrow import pc
+
+        distinct, codes = self._codes({name: values.type for name, values in sought.items()})
+        return pc.index_in(_coded(list(sought.values()), distinct), value_set=codes, skip_nulls=True)
+
+    def _codes(self, kinds: dict[str, Any]) -> tuple[list[Values], Values]:
+        """For keys of these types: the distinct values of each column, and the code of each row's key."""
+        known = tuple(kinds.values())
+        if known not in self._keys:
+            columns = [self._typed(name, kind) for name, kind in kinds.items()]
+            distinct = [column.unique().drop_null() for column in columns]
+            codes = _coded(columns, distinct)
+            self._check_unique(codes, list(kinds))
+            self._keys[known] = distinct, codes
+        return self._keys[known]
+
+    def _typed(self, name: str, kind: Any) -> Values:
+        """A key column in the type of the column that looks for it."""
+        from etl.arrow import array_of
+        from etl.casting import cast
+
+        keys = array_of(self._rows[name])
+        typed = cast(keys, kind)
+        if typed.null_count > keys.null_count:
+            misfit = keys.filter(typed.is_null()).drop_null()[0]
+            raise DataError(f"{self._file}: {name} holds {misfit}, and the column that looks for it is {kind}")
+        return typed
+
+    def _check_unique(self, codes: Values, names: list[str]) -> None:
+        from etl.arrow import key_text
+
+        repeated = self._rows[
+            codes.to_pandas().duplicated().to_numpy() & codes.is_valid().to_numpy(zero_copy_only=False)
+        ]
+        if len(repeated):
+            example = key_text(repeated, names).iloc[0]
+            raise DataError(f"{self._file}: {', '.join(names)} should be unique, and {example!r} comes twice or more")
+
+
+def _coded(columns: list[Values], distinct: list[Values]) -> Values:
+    """One number for each combination of values; null if one is null or not among the distinct ones of its column."""
+    import pyarrow as pa
+
+    from etl.arrow import pc
+
+    code: Values = pa.scalar(0, pa.int64())
+    for column, values in zip(columns, distinct, strict=True):
+        place = pc.index_in(column, value_set=values).cast(pa.int64())
+        code = pc.add(pc.multiply(code, len(values)), place)
+    return code

@@ -1,0 +1,149 @@
+"""Lookup: columns from a small file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pandas import DataFrame
+
+from etl.base import Transformer
+from etl.errors import ConfigError, DataError
+from etl.ledger import Account
+from etl.transformers.lookup import Lookup
+from tests.any_split import AnySplitContract, listed, rejects, table
+
+CITIES = """country,id,city,people
+NL,1,Utrecht,361699
+NL,2,Gouda,
+BE,1,Gent,265086
+BE,,Nowhere,0
+"""
+
+
+@pytest.fixture
+def cities(tmp_path: Path) -> Path:
+    file = tmp_path / "cities.csv"
+    file.write_text(CITIES)
+    return file
+
+
+def orders() -> DataFrame:
+    return table(
+        {"city_id": pa.int32()},
+        country=["NL", "BE", "NL", "FR", None, "BE", "NL"],
+        city_id=[1, 1, 3, 1, 1, None, 2],
+    )
+
+
+class LookupContract(AnySplitContract):
+    unmatched = "null"
+
+    @pytest.fixture(autouse=True)
+    def _file(self, cities: Path) -> None:
+        self.file = cities
+
+    def make(self) -> Transformer:
+        return Lookup.model_validate(
+            {
+                "file": self.file,
+                "on": {"country": "country", "city_id": "id"},
+                "take": {"city": "city", "people": "inhabitants"},
+                "unmatched": self.unmatched,
+            }
+        )
+
+    def frame(self) -> DataFrame:
+        return orders()
+
+
+class TestLookup(LookupContract):
+    pass
+
+
+class TestLookupThatRejects(LookupContract):
+    unmatched = "reject"
+
+
+class TestLookupThatDrops(LookupContract):
+    unmatched = "drop"
+
+
+def looked_up(file: Path, **options: Any) -> tuple[DataFrame, Account]:
+    account = Account("Lookup")
+    defaults = {"file": file, "on": {"country": "country", "city_id": "id"}, "take": ["city"]}
+    return Lookup.model_validate({**defaults, **options}).transform(orders(), account), account
+
+
+def test_columns_come_from_the_row_with_the_same_key(cities: Path) -> None:
+    result, _ = looked_up(cities, take={"city": "town", "people": "people"})
+    assert list(result.columns) == ["country", "city_id", "town", "people"]
+    assert listed(result["town"]) == ["Utrecht", "Gent", None, None, None, None, "Gouda"]
+    assert listed(result["people"]) == ["361699", "265086", None, None, None, None, None]
+
+
+def test_unmatched_rows_leave_if_asked_to(cities: Path) -> None:
+    result, account = looked_up(cities, unmatched="drop")
+    assert result.index.tolist() == [1, 2, 7]
+    assert dict(account.dropped) == {"country, city_id not in cities.csv": 4}
+    result, account = looked_up(cities, unmatched="reject")
+    assert result.index.tolist() == [1, 2, 7]
+    assert rejects(account) == [
+        (3, "country, city_id", "NL, 3", "not in cities.csv"),
+        (4, "country, city_id", "FR, 1", "not in cities.csv"),
+        (5, "country, city_id", "null, 1", "not in cities.csv"),
+        (6, "country, city_id", "BE, null", "not in cities.csv"),
+    ]
+
+
+def test_parquet_files_keep_their_types(tmp_path: Path) -> None:
+    file = tmp_path / "ids.parquet"
+    pd.DataFrame({"id": [1, 2, 3], "price": [0.5, None, 1.5]}).to_parquet(file)
+    result, _ = looked_up(file, on={"city_id": "id"}, take=["price"])
+    assert listed(result["price"]) == [0.5, 0.5, 1.5, 0.5, 0.5, None, None]
+    assert str(result["price"].dtype) == "double[pyarrow]"
+
+
+def test_a_key_that_comes_twice_is_an_error(cities: Path) -> None:
+    with pytest.raises(DataError, match=r"cities\.csv: id should be unique, and '1' comes twice or more"):
+        looked_up(cities, on={"city_id": "id"})
+    cities.write_text("id,city\n1,a\n01,b\n")
+    with pytest.raises(DataError, match="id should be unique, and '01' comes twice"):
+        looked_up(cities, on={"city_id": "id"})
+
+
+def test_a_key_of_another_type_is_an_error(cities: Path) -> None:
+    cities.write_text("id,city\none,a\n")
+    with pytest.raises(DataError, match="id holds one, and the column that looks for it is int32"):
+        looked_up(cities, on={"city_id": "id"})
+
+
+def test_mistakes_in_names_are_found(cities: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cities\.csv: there is no column 'cty'; did you mean 'city'"):
+        looked_up(cities, take=["cty"])
+    with pytest.raises(DataError, match="there is no column 'contry'; did you mean 'country'"):
+        looked_up(cities, on={"contry": "country"})
+    with pytest.raises(ConfigError, match="there is a column country already"):
+        looked_up(cities, take=["country"])
+    with pytest.raises(ConfigError, match="there is no file"):
+        looked_up(tmp_path / "none.csv")
+
+
+def test_damaged_files_are_refused(cities: Path, tmp_path: Path) -> None:
+    cities.write_text("id,city\n1,a,b\n")
+    with pytest.raises(DataError, match=r"cities\.csv: row 1: ragged"):
+        looked_up(cities)
+    file = tmp_path / "no.parquet"
+    file.write_text("not Parquet")
+    with pytest.raises(DataError, match="is not a Parquet file"):
+        looked_up(file)
+
+
+def test_another_content_is_another_ingredient(cities: Path) -> None:
+    step = Lookup.model_validate({"file": cities, "on": ["id"], "take": ["city"]})
+    before = step.ingredients()
+    cities.write_text(CITIES + "FR,1,Metz,118489\n")
+    assert step.ingredients() != before

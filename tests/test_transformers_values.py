@@ -1,0 +1,153 @@
+"""CleanText, FillMissing and ReplaceValues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pandas import DataFrame
+
+from etl.arrow import pc
+from etl.base import Transformer
+from etl.errors import ConfigError, DataError
+from etl.ledger import Account
+from etl.transformers.values import CleanText, FillMissing, ReplaceValues
+from tests.any_split import AnySplitContract, listed, repairs, table
+
+
+def dirty() -> DataFrame:
+    return table(
+        {"pieces": pa.int32()},
+        name=["  two \t words ", "Cafe\u0301", "", "n/a", None, "a\u00a0\u2003b\u3000c", "fine"],
+        theme=["City", "city", " ", None, "N/A", "CITY\n", "City"],
+        pieces=[1, None, 0, -3, 4, None, 9],
+    )
+
+
+class TestCleanText(AnySplitContract):
+    def make(self) -> Transformer:
+        return CleanText(columns=("name", "theme"), null_words=("n/a",), case="lower")
+
+    def frame(self) -> DataFrame:
+        return dirty()
+
+
+class TestCleanTextThatKeepsEmptyText(AnySplitContract):
+    def make(self) -> Transformer:
+        return CleanText(columns=("name",), empty_to_null=False, collapse=False, unicode="NFKC", case="title")
+
+    def frame(self) -> DataFrame:
+        return dirty()
+
+
+class TestFillMissing(AnySplitContract):
+    def make(self) -> Transformer:
+        return FillMissing(values={"theme": "none", "pieces": 0})
+
+    def frame(self) -> DataFrame:
+        return dirty()
+
+
+class TestReplaceValues(AnySplitContract):
+    def make(self) -> Transformer:
+        return ReplaceValues(values={"theme": {"city": "City", "CITY\n": "City"}, "pieces": {"0": 100, "4": 5}})
+
+    def frame(self) -> DataFrame:
+        return dirty()
+
+
+def cleaned(text: str | None, **options: Any) -> str | None:
+    result: str | None = listed(CleanText(**options).transform(table(a=[text]))["a"])[0]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        (" a  b\t", {}, "a b"),
+        (" a  b\t", {"trim": False}, " a b "),
+        (" a  b\t", {"collapse": False}, "a  b"),
+        (" a  b\t", {"trim": False, "collapse": False}, " a  b\t"),
+        ("\u00a0", {}, None),
+        ("", {"empty_to_null": False}, ""),
+        (None, {"empty_to_null": False}, None),
+        ("e\u0301", {}, "\u00e9"),
+        ("e\u0301", {"unicode": "keep"}, "e\u0301"),
+        ("ﬁ", {}, "ﬁ"),
+        ("ﬁ", {"unicode": "NFKC"}, "fi"),
+        ("Straße ÉA", {"case": "lower"}, "straße éa"),
+        ("éa", {"case": "upper"}, "ÉA"),
+        ("two words", {"case": "title"}, "Two Words"),
+        (" N/A ", {"null_words": ("N/A",)}, None),
+        ("n/a", {"null_words": ("N/A",)}, "n/a"),
+    ],
+)
+def test_text_is_cleaned(text: str | None, options: dict[str, Any], expected: str | None) -> None:
+    assert cleaned(text, **options) == expected
+
+
+def test_every_white_space_of_unicode_is_seen() -> None:
+    """The quick looks at bytes must not miss what Arrow would trim or collapse."""
+    characters = pa.array([chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000])
+    spaces: list[str] = pc.filter(characters, pc.equal(pc.utf8_trim_whitespace(characters), "")).to_pylist()
+    assert {" ", "\t", "\x85", "\u00a0", "\u1680", "\u2003", "\u2028", "\u202f", "\u205f", "\u3000"} <= set(spaces)
+    for space in spaces:
+        assert cleaned(f"{space}a") == cleaned(f"a{space}") == "a"
+        if not "\x1c" <= space <= "\x1f":  # separators of records, which stay within a text
+            assert cleaned(f"a{space}b") == cleaned(f"a{space} b") == "a b"
+
+
+def test_each_rule_reports_what_it_changed() -> None:
+    account = Account("CleanText")
+    CleanText(columns=("name",), null_words=("N/A",), case="upper").transform(dirty(), account)
+    assert repairs(account) == {
+        "name: unicode": 1,
+        "name: white space": 2,
+        "name: case": 5,
+        "name: null word": 1,
+        "name: empty": 1,
+    }
+
+
+def test_all_columns_of_text_are_cleaned_unless_some_are_named() -> None:
+    result = CleanText().transform(dirty())
+    assert listed(result["theme"]) == ["City", "city", None, None, "N/A", "CITY", "City"]
+    assert result["pieces"].equals(dirty()["pieces"])
+    assert CleanText(columns=("name",)).transform(dirty())["theme"].equals(dirty()["theme"])
+
+
+def test_missing_values_are_filled_with_a_value_of_the_columns_type() -> None:
+    account = Account("FillMissing")
+    result = FillMissing(values={"theme": "none", "pieces": 7}).transform(dirty(), account)
+    assert listed(result["pieces"]) == [1, 7, 0, -3, 4, 7, 9]
+    assert str(result["pieces"].dtype) == "int32[pyarrow]"
+    assert repairs(account) == {"theme: filled": 1, "pieces: filled": 2}
+
+
+@pytest.mark.parametrize("value", ["many", 1.5, 2**40])
+def test_a_filling_that_does_not_fit_is_a_mistake(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"values.pieces: .* does not fit a column of type int32"):
+        FillMissing(values={"pieces": value}).transform(dirty())
+
+
+def test_values_are_replaced_whole() -> None:
+    account = Account("ReplaceValues")
+    result = ReplaceValues(values={"theme": {"city": "Town", "Cit": "?"}}).transform(dirty(), account)
+    assert listed(result["theme"]) == ["City", "Town", " ", None, "N/A", "CITY\n", "City"]
+    assert account.repaired["theme: replaced"].samples == [{"row": 2, "before": "city", "after": "Town"}]
+
+
+@pytest.mark.parametrize("spellings", [{"many": 1}, {"1": "many"}])
+def test_a_replacement_that_does_not_fit_is_a_mistake(spellings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="'many' does not fit a column of type int32"):
+        ReplaceValues(values={"pieces": spellings}).transform(dirty())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [CleanText(columns=("nam",)), FillMissing(values={"nam": 1}), ReplaceValues(values={"nam": {"a": "b"}})],
+)
+def test_a_missing_column_is_named_with_the_nearest(step: Transformer) -> None:
+    with pytest.raises(DataError, match="there is no column 'nam'; did you mean 'name'"):
+        step.transform(dirty())
