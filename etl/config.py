@@ -1,0 +1,238 @@
+"""Reads ``.env`` and ``pipelines/NAME.toml`` and builds the steps; every mistake is reported at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from etl.base import Extractor, Loader, Step, Transformer
+from etl.errors import ConfigError
+from etl.paths import PROJECT
+from etl.steps import did_you_mean, load_class
+
+if TYPE_CHECKING:
+    from etl.loaders.bucket_posture import BucketPosture
+
+_TOP_LEVEL = ("name", "extract", "transform", "load", "bucket", "max_rejects")
+_REQUIRED = ("extract", "load")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_NO_ENV_FILE = (
+    "There is no .env file yet: copy .env.example to .env and edit it, or try `python main.py demo`, which needs none."
+)
+
+S = TypeVar("S", bound=Step)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """A pipeline file, checked, with its steps built.
+
+    ``max_rejects``: a count, or a share such as "1%". ``posture``: what the bucket should be, if the file says so.
+    """
+
+    name: str
+    extractor: Extractor
+    transformers: tuple[Transformer, ...]
+    loader: Loader
+    max_rejects: int | str = "1%"
+    posture: BucketPosture | None = None
+
+
+def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
+    """Build the pipeline that ``path`` describes. ``overrides``: ``load.key=value``, as given to --set.
+
+    Raises ConfigError with every mistake found, each with its place in the file.
+    """
+    path = find_pipeline(path)
+    table = _read_toml(path)
+    problems = _Problems(path)
+    for override in overrides:
+        _override(table, override, problems)
+    table = _interpolate(table, "", problems)
+    return _build(table, path, problems)
+
+
+def find_pipeline(path: Path) -> Path:
+    """``path`` as given, or seen from the project's folder (cron starts elsewhere)."""
+    for candidate in (path, PROJECT / path, PROJECT / "pipelines" / f"{path}.toml"):
+        if candidate.is_file():
+            return candidate
+    nearby = sorted((PROJECT / "pipelines").glob("*.toml"))
+    raise ConfigError(f"no pipeline file {path}{did_you_mean(str(path), (f'pipelines/{p.name}' for p in nearby))}")
+
+
+class _Problems(list[str]):
+    """The mistakes found so far, each as ``place: what is wrong``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def add(self, place: str, what: str) -> None:
+        self.append(f"{place}: {what}")
+
+    def raise_any(self) -> None:
+        if not self:
+            return
+        hint = [_NO_ENV_FILE] if not (PROJECT / ".env").exists() and any("is not set" in p for p in self) else []
+        count = "1 mistake" if len(self) == 1 else f"{len(self)} mistakes"
+        raise ConfigError(f"{self.path} has {count}:", *(f"  {problem}" for problem in self), *hint)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _override(table: dict[str, Any], override: str, problems: _Problems) -> None:
+    """Apply ``a.b.0.c=value``; the value is read as TOML, or as plain text if it is not."""
+    place, equals, text = override.partition("=")
+    if not equals:
+        problems.add("--set", f"{override!r} should be KEY=VALUE, such as load.key=lego/sets.parquet")
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = place.split(".")
+    node: Any = table
+    try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        node[int(last) if isinstance(node, list) else last] = value
+    except (IndexError, ValueError, TypeError, AttributeError):
+        problems.add("--set", f"there is no place {place!r} in the pipeline")
+
+
+def _interpolate(value: Any, place: str, problems: _Problems) -> Any:
+    """Replace ``${NAME}`` and ``${NAME:-default}`` in every text by the environment's values."""
+    if isinstance(value, dict):
+        return {key: _interpolate(item, f"{place}.{key}".lstrip("."), problems) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_interpolate(item, f"{place}.{number}", problems) for number, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replacement(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = os.environ.get(name) or default
+        if found is None:
+            problems.add(place, f"the environment variable {name} is not set (in .env or the environment)")
+            return f"unset-{name.lower().replace('_', '-')}"
+        return found
+
+    return _VARIABLE.sub(replacement, value)
+
+
+def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> PipelineConfig:
+    for key in table:
+        if key not in _TOP_LEVEL:
+            problems.add(key, f"unknown{did_you_mean(key, _TOP_LEVEL)}")
+    for key in _REQUIRED:
+        if not isinstance(table.get(key), dict):
+            problems.add(key, f"the table [{key}] is missing")
+    transforms = table.get("transform", [])
+    if not isinstance(transforms, list):
+        problems.add("transform", "write each step as [[transform]], with two brackets")
+        transforms = []
+    name = table.get("name", path.stem)
+    if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name)):
+        problems.add("name", "should be letters, digits, '-', '_' or '.', such as \"lego-sets\"")
+    max_rejects = table.get("max_rejects", PipelineConfig.max_rejects)
+    if not _is_count_or_share(max_rejects):
+        problems.add("max_rejects", 'should be a number of rows, such as 100, or a share, such as "1%"')
+
+    extractor = _build_step(table.get("extract"), "extract", "extractors", Extractor, problems)
+    transformers = [
+        _build_step(item, f"transform.{number}", "transformers", Transformer, problems)
+        for number, item in enumerate(transforms)
+    ]
+    loader = _build_step(table.get("load"), "load", "loaders", Loader, problems)
+    posture = _build_posture(table.get("bucket"), loader, problems)
+    problems.raise_any()
+    if extractor is None or loader is None:
+        raise AssertionError("a step that cannot be built is a problem")
+    return PipelineConfig(name, extractor, tuple(t for t in transformers if t), loader, max_rejects, posture)
+
+
+def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> BucketPosture | None:
+    if table is None:
+        return None
+    from etl.loaders.bucket_posture import BucketPosture
+    from etl.loaders.s3 import S3Loader
+
+    try:
+        posture = BucketPosture.model_validate(table)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            problems.add(*_explain(detail, "bucket", BucketPosture))
+        return None
+    if isinstance(loader, S3Loader):
+        for contradiction in posture.contradictions(loader):
+            problems.add("bucket", contradiction)
+    elif loader is not None:
+        problems.add("bucket", f"{loader.name} has no bucket; this table is for S3Loader")
+    return posture
+
+
+def _is_count_or_share(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+(\.\d+)?\s*%", value) is not None
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _build_step(table: Any, place: str, kind: str, base: type[S], problems: _Problems) -> S | None:
+    if not isinstance(table, dict):
+        return None
+    options = dict(table)
+    type_name = options.pop("type", None)
+    if not isinstance(type_name, str):
+        problems.add(f"{place}.type", f'missing; name the class, such as type = "{_EXAMPLES[kind]}"')
+        return None
+    try:
+        step_class = load_class(type_name, kind, base)
+    except LookupError as error:
+        problems.add(f"{place}.type", str(error.args[0]))
+        return None
+    try:
+        return step_class.model_validate(options)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            problems.add(*_explain(detail, place, step_class))
+        return None
+
+
+_EXAMPLES = {"extractors": "ZipUrlExtractor", "transformers": "LegoCleaner", "loaders": "S3Loader"}
+
+
+def _explain(detail: Mapping[str, Any], place: str, model: type[BaseModel]) -> tuple[str, str]:
+    """A pydantic error as (place, what is wrong), in the words of the pipeline file."""
+    location = tuple(str(part) for part in detail["loc"])
+    where = ".".join((place, *location))
+    if detail["type"] == "extra_forbidden":
+        names = model.model_fields if len(location) == 1 else _nested_names(model, location)
+        return where, f"unknown{did_you_mean(location[-1], names)}"
+    if detail["type"] == "missing":
+        return where, f"missing; {model.__name__} needs it"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return where, message[:1].lower() + message[1:]
+
+
+def _nested_names(model: type[BaseModel], location: tuple[str, ...]) -> Iterable[str]:
+    """The valid names where ``location`` ends: options of options, also within lists and tables of them."""
+    inner: Any = model
+    for part in location[:-1]:
+        field = getattr(inner, "model_fields", {}).get(part)
+        inner = field.annotation if field else next(reversed(get_args(inner)), None)
+    return getattr(inner, "model_fields", {})

@@ -1,0 +1,418 @@
+"""Runs a pipeline (extract -> transform -> load), from the command line or from Python."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etl.errors import AccessError, ConfigError, EtlError
+from etl.ledger import Account, Reject
+from etl.logs import configure_logging, context
+from etl.paths import PROJECT
+from etl.report import RunReport
+from etl.run import Receipt, Run, new_run_id
+from etl.signals import held_signals, stopped_by_signals
+
+if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --help must not wait for
+    from pandas import DataFrame
+
+    from etl.base import Extractor, Loader, Transformer
+    from etl.loaders.bucket_posture import BucketPosture
+    from etl.loaders.s3 import S3Loader
+    from etl.quarantine import Quarantine
+
+log = logging.getLogger("etl.pipeline")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Moves one table: batches are pulled from the extractor, through the transformers in order, into the loader.
+
+    Either everything is published or nothing. ``max_rejects``: rows that may be rejected, a count or a share ("1%").
+    ``posture``: what the bucket should be; a run warns, or stops, where it falls short.
+    """
+
+    name: str
+    extractor: Extractor
+    transformers: Sequence[Transformer]
+    loader: Loader
+    max_rejects: int | str = "1%"
+    posture: BucketPosture | None = None
+
+    @classmethod
+    def from_file(cls, path: Path | str, overrides: Iterable[str] = ()) -> Pipeline:
+        """Build what a pipeline file describes. Raises ConfigError with every mistake in it."""
+        from etl.config import load_pipeline
+
+        config = load_pipeline(Path(path), overrides)
+        return cls(
+            config.name, config.extractor, config.transformers, config.loader, config.max_rejects, config.posture
+        )
+
+    def run(self, *, force: bool = False, dry_run: bool = False) -> RunReport:
+        """Run once. The report's ``status`` and ``error`` tell how it ended; it is also kept beside the data.
+
+        ``force``: publish even if source, configuration and code are those of what is published.
+        ``dry_run``: do everything but publish.
+        """
+        from etl.lock import locked
+
+        report = RunReport(new_run_id(), self.name, datetime.now(UTC).isoformat(timespec="seconds"))
+        context.run_id = report.run_id
+        started = time.perf_counter()
+        try:
+            with locked(self.name):
+                self._run(report, force=force, dry_run=dry_run)
+        except EtlError as error:
+            report.fail(error)
+            log.debug("Where it failed:", exc_info=error)
+        report.duration_s = time.perf_counter() - started
+        if report.steps and not dry_run:
+            self._keep_report(report)
+        return report
+
+    def check(self) -> Iterator[tuple[str, str, int]]:
+        """Try source and destination without moving data; yields (what, news, exit code)."""
+        for what, step in (("source", self.extractor), ("destination", self.loader)):
+            try:
+                with step.blamed():
+                    yield what, step.check(), 0
+            except EtlError as error:
+                yield what, str(error), error.exit_code
+
+    def _run(self, report: RunReport, *, force: bool, dry_run: bool) -> None:
+        from etl.recipe import recipe_of
+
+        extracting = Account(self.extractor.name)
+        with self.extractor.blamed(), extracting.timed():
+            report.source = self.extractor.inspect()
+        recipe = recipe_of(report.source, (self.extractor, *self.transformers, self.loader))
+        descriptions = {name: facts for step in self.transformers for name, facts in step.describes().items()}
+        run = Run(report.run_id, self.name, report.source, recipe, force, descriptions)
+        if recipe and not force and not dry_run and self._is_live(recipe):
+            report.status = "unchanged"
+            return
+
+        self._check_posture()
+        from etl.quarantine import Quarantine
+
+        report.steps = [extracting, *_accounts(self.transformers), Account(self.loader.name)]
+        with Quarantine(run, self.max_rejects) as quarantine:
+            receipt = self._stream(run, report.steps, quarantine)
+            try:
+                self._publish(run, report, quarantine, receipt, dry_run=dry_run)
+            except BaseException:
+                self.loader.abort([receipt])
+                raise
+
+    def _check_posture(self) -> None:
+        """Warn of what the bucket lacks, or stop the run if the pipeline file says so."""
+        if self.posture is None:
+            return
+        from etl.loaders.bucket import shortfalls
+
+        lacking = shortfalls(s3_loader(self), self.posture)
+        for shortfall in lacking:
+            log.warning("%s", shortfall)
+        if lacking and self.posture.require_posture:
+            raise AccessError("the bucket falls short of [bucket]; run `python main.py bucket`", step=self.loader.name)
+
+    def _is_live(self, recipe: str) -> bool:
+        with self.loader.blamed():
+            live = self.loader.live()
+        return live is not None and live.recipe == recipe
+
+    def _stream(self, run: Run, accounts: Sequence[Account], quarantine: Quarantine) -> Receipt:
+        """Pull every batch through the steps into the loader; extracting and transforming have a thread each."""
+        from etl.engine import in_background
+        from etl.progress import progress
+
+        extracting, *transforming, loading = accounts
+        with ExitStack() as stack:
+            for account in transforming:
+                stack.callback(account.close)
+            extracted = stack.enter_context(in_background(self._extracted(extracting), "extract", accounts[1]))
+            batches = self._transformed(extracted, transforming, quarantine)
+            transformed = stack.enter_context(in_background(batches, "transform", loading))
+            advance = stack.enter_context(progress(f"{self.name}, rows", None))
+            return self.loader.load(_watched(transformed, advance), run, loading)
+
+    def _extracted(self, account: Account) -> Iterator[tuple[DataFrame, list[Reject]]]:
+        for split in self.extractor.splits():
+            for batch in split.extract(account):
+                yield batch, account.take_rejects()
+        if rejects := account.take_rejects():
+            yield batch.iloc[:0], rejects
+
+    def _transformed(
+        self,
+        extracted: Iterable[tuple[DataFrame, list[Reject]]],
+        accounts: Sequence[Account],
+        quarantine: Quarantine,
+    ) -> Iterator[DataFrame]:
+        for batch, rejects in extracted:
+            quarantine.add(rejects, batch)
+            result = batch
+            for transformer, account in zip(self.transformers, accounts, strict=True):
+                result = transformer.transform(result, account)
+                quarantine.add(account.take_rejects(), batch)
+            yield result
+
+    def _publish(self, run: Run, report: RunReport, quarantine: Quarantine, receipt: Receipt, *, dry_run: bool) -> None:
+        """Publish what was written, if every row is accounted for and not too many were rejected."""
+        report.check_ledger()
+        rejected = report.rows_rejected
+        if rejected:
+            report.rejects = {"uri": None, "rows": rejected}
+            if not dry_run:
+                with self.loader.blamed():
+                    report.rejects["uri"] = self.loader.keep(f"_rejects/{run.id}.jsonl", quarantine.close())
+        quarantine.check(rejected, report.steps[0].rows_in)
+        if dry_run:
+            self.loader.abort([receipt])
+            report.status = "dry-run"
+            return
+        with held_signals(), self.loader.blamed():
+            report.published = self.loader.commit([receipt], run)
+        report.status = "published" if report.published.changed else "unchanged"
+
+    def _keep_report(self, report: RunReport) -> None:
+        """Store the report beside the data. The run is over: failing here is worth a warning, no more."""
+        if report.error and report.error["step"] == self.loader.name:
+            return  # where the data could not go, the report cannot either
+        with tempfile.TemporaryDirectory(prefix="etl-") as folder:
+            file = Path(folder) / "report.json"
+            file.write_text(report.to_json(), encoding="utf-8")
+            try:
+                with self.loader.blamed():
+                    self.loader.keep(f"_runs/{report.run_id}.json", file)
+            except EtlError as error:
+                log.warning("The run report could not be stored: %s", error)
+
+
+def _accounts(steps: Sequence[Transformer]) -> list[Account]:
+    """An account a step; a class that is used twice gets a number, as in ``CastTypes-2``."""
+    accounts: list[Account] = []
+    for step in steps:
+        seen = sum(account.step.partition("-")[0] == step.name for account in accounts)
+        accounts.append(Account(f"{step.name}-{seen + 1}" if seen else step.name))
+    return accounts
+
+
+def _watched(batches: Iterable[DataFrame], advance: Callable[[int], None]) -> Iterator[DataFrame]:
+    for batch in batches:
+        advance(len(batch))
+        yield batch
+
+
+# -- command line ---------------------------------------------------------------------------------
+
+DEFAULT_PIPELINE = "pipelines/lego.toml"
+COMMANDS = ("run", "check", "demo", "bucket", "iam", "versions", "rollback", "sweep", "schema")
+EXAMPLES = """\
+examples:
+  python main.py demo                          see a whole run, without any account
+  python main.py                               run pipelines/lego.toml, as cron would
+  python main.py check                         is everything right, without moving data?
+  python main.py run pipelines/other.toml      run another pipeline
+  python main.py --dry-run                     do everything but publish
+  python main.py --set load.key=lego/test.csv  change one option for this run
+  python main.py --json > report.json          the run report, for machines
+  python main.py bucket --apply                make the bucket versioned, encrypted and private
+  python main.py rollback RUN                  make what an earlier run published live again
+  python main.py schema S3Loader               the options of a step
+
+exit codes: 0 done or unchanged, 65 the data is bad, 69 the source is down, 70 a bug, 74 disk or I/O,
+75 try again later, 77 permission, 78 configuration, 130 and 143 stopped by a signal
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in (*COMMANDS, "-h", "--help"):
+        given.insert(0, "run")
+    options = _parser().parse_args(given)
+    sys.path.append(str(Path.cwd()))  # so that a pipeline can name a class in a file beside it
+    try:
+        warnings = _load_env(options.env_file)
+        configure_logging(quiet=getattr(options, "json", False))
+        for warning in warnings:
+            log.warning(warning)
+        with stopped_by_signals():
+            return int(options.action(options))
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except EtlError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+def run_command(options: argparse.Namespace) -> int:
+    report = Pipeline.from_file(options.pipeline, options.set).run(force=options.force, dry_run=options.dry_run)
+    for line in report.details():
+        log.info(line)
+    log.log(logging.ERROR if report.error else logging.INFO, "%s", report.summary())
+    if options.json:
+        print(report.to_json())
+    return report.exit_code
+
+
+def check_command(options: argparse.Namespace) -> int:
+    pipeline = Pipeline.from_file(options.pipeline, options.set)
+    steps = " -> ".join(step.name for step in (pipeline.extractor, *pipeline.transformers, pipeline.loader))
+    print(f"ok    config       {pipeline.name}: {steps}")
+    worst = 0
+    for what, news, exit_code in pipeline.check():
+        print(f"{'FAIL' if exit_code else 'ok':<5} {what:<12} {news}")
+        worst = worst or exit_code
+    return worst
+
+
+def bucket_command(options: argparse.Namespace) -> int:
+    from etl.loaders import bucket
+    from etl.loaders.bucket_posture import BucketPosture
+
+    pipeline = Pipeline.from_file(options.pipeline, options.set)
+    posture = pipeline.posture or BucketPosture()
+    return bucket.bucket_command(s3_loader(pipeline), posture, apply=options.apply, create=options.create)
+
+
+def iam_command(options: argparse.Namespace) -> int:
+    from etl.loaders import iam
+    from etl.loaders.bucket_posture import BucketPosture
+
+    pipeline = Pipeline.from_file(options.pipeline, options.set)
+    print(iam.iam_command(s3_loader(pipeline), pipeline.posture or BucketPosture()))
+    return 0
+
+
+def versions_command(options: argparse.Namespace) -> int:
+    from etl.loaders.history import show_versions
+
+    return show_versions(Pipeline.from_file(options.pipeline, options.set).loader)
+
+
+def rollback_command(options: argparse.Namespace) -> int:
+    from etl.loaders.history import roll_back
+    from etl.lock import locked
+
+    pipeline = Pipeline.from_file(options.pipeline, options.set)
+    with locked(pipeline.name):
+        return roll_back(pipeline.loader, options.run_id)
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    from datetime import timedelta
+
+    from etl.loaders.history import sweep
+    from etl.lock import locked
+
+    pipeline = Pipeline.from_file(options.pipeline, options.set)
+    with locked(pipeline.name):
+        return sweep(pipeline.loader, timedelta(days=options.grace_days), apply=options.apply)
+
+
+def schema_command(options: argparse.Namespace) -> int:
+    from etl.describe import described
+
+    print(described(options.step, as_json=options.json))
+    return 0
+
+
+def s3_loader(pipeline: Pipeline) -> S3Loader:
+    from etl.loaders.s3 import S3Loader
+
+    if not isinstance(pipeline.loader, S3Loader):
+        raise ConfigError(f"pipeline {pipeline.name} publishes with {pipeline.loader.name}, which has no bucket")
+    return pipeline.loader
+
+
+def demo_command(_options: argparse.Namespace) -> int:
+    from etl.demo import run_demo
+
+    return run_demo(Pipeline.from_file)
+
+
+def _load_env(path: Path) -> list[str]:
+    from etl.env import load_env
+
+    return list(load_env(path))
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--env-file", type=Path, default=PROJECT / ".env", metavar="FILE", help="default: .env beside main.py"
+    )
+    piped = argparse.ArgumentParser(add_help=False, parents=[shared])
+    _add_pipeline(piped)
+
+    parser = argparse.ArgumentParser(
+        prog="python main.py",
+        description="Moves a table from its source, cleaned, to S3. Without a command: run.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", parents=[piped], help="run a pipeline and publish the result")
+    run.add_argument("--force", action="store_true", help="publish even if nothing changed")
+    run.add_argument("--dry-run", action="store_true", help="do everything but publish")
+    run.add_argument("--json", action="store_true", help="print the run report as JSON on stdout, and nothing else")
+    run.set_defaults(action=run_command)
+
+    check = commands.add_parser("check", parents=[piped], help="try configuration, source and bucket; moves no data")
+    check.set_defaults(action=check_command)
+
+    bucket = commands.add_parser("bucket", parents=[piped], help="show what the bucket is beside what it should be")
+    bucket.add_argument("--apply", action="store_true", help="change what differs; loosens nothing")
+    bucket.add_argument("--create", action="store_true", help="create the bucket first, then apply")
+    bucket.set_defaults(action=bucket_command)
+
+    iam = commands.add_parser("iam", parents=[piped], help="print the least that AWS must allow, as policies")
+    iam.set_defaults(action=iam_command)
+
+    versions = commands.add_parser("versions", parents=[piped], help="list what was published")
+    versions.set_defaults(action=versions_command)
+
+    rollback = commands.add_parser("rollback", parents=[shared], help="make what an earlier run published live again")
+    rollback.add_argument("run_id", metavar="RUN", help="a run that `versions` lists")
+    _add_pipeline(rollback)
+    rollback.set_defaults(action=rollback_command)
+
+    sweep = commands.add_parser("sweep", parents=[piped], help="find what no published version needs")
+    sweep.add_argument("--grace-days", type=int, default=7, metavar="N", help="leave what is younger; default: 7")
+    sweep.add_argument("--apply", action="store_true", help="remove it; without this it is only listed")
+    sweep.set_defaults(action=sweep_command)
+
+    schema = commands.add_parser("schema", parents=[shared], help="list all steps, or the options of one")
+    schema.add_argument("step", nargs="?", metavar="CLASS", help="such as S3Loader")
+    schema.add_argument("--json", action="store_true", help="as JSON Schema, for editors to complete and check files")
+    schema.set_defaults(action=schema_command)
+
+    demo = commands.add_parser("demo", parents=[shared], help="run the LEGO pipeline on a sample, without any account")
+    demo.set_defaults(action=demo_command)
+    return parser
+
+
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", nargs="?", default=DEFAULT_PIPELINE, help=f"default: {DEFAULT_PIPELINE}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option, as in load.key=a.csv"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Pipeline files: every mistake is reported at once, with its place and the nearest valid name."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from etl.config import load_pipeline
+from etl.env import load_env
+from etl.errors import ConfigError
+from tests.conftest import PROJECT
+
+GOOD = """
+name = "test"
+
+[extract]
+type = "ZipUrlExtractor"
+url = "https://example.com/${FILE:-a.zip}"
+
+[[transform]]
+type = "LegoCleaner"
+
+[load]
+type = "S3Loader"
+bucket = "${S3_BUCKET}"
+key = "a.parquet"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _bucket_name(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_BUCKET", "my-bucket")
+
+
+def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as failure:
+        load_pipeline(pipeline_file(tmp_path, text), overrides)
+    return [problem.strip() for problem in failure.value.problems[1:]]
+
+
+def pipeline_file(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "test.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_builds_the_steps(tmp_path: Path) -> None:
+    config = load_pipeline(pipeline_file(tmp_path, GOOD))
+    assert config.name == "test"
+    assert [step.name for step in (config.extractor, *config.transformers, config.loader)] == [
+        "ZipUrlExtractor",
+        "LegoCleaner",
+        "S3Loader",
+    ]
+    assert config.loader.model_dump()["bucket"] == "my-bucket"
+
+
+def test_environment_fills_in_and_defaults_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def url() -> str:
+        return str(load_pipeline(pipeline_file(tmp_path, GOOD)).extractor.model_dump()["url"])
+
+    assert url() == "https://example.com/a.zip"
+    monkeypatch.setenv("FILE", "b.zip")
+    assert url() == "https://example.com/b.zip"
+    monkeypatch.setenv("FILE", "")
+    assert url() == "https://example.com/a.zip"
+
+
+@pytest.mark.parametrize("state", ["unset", "empty"])
+def test_missing_variable_is_named_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.setenv("S3_BUCKET", "") if state == "empty" else monkeypatch.delenv("S3_BUCKET")
+    assert problems(tmp_path, GOOD)[0] == (
+        "load.bucket: the environment variable S3_BUCKET is not set (in .env or the environment)"
+    )
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    text = """
+    nam = "test"
+    max_rejects = "many"
+
+    [extract]
+    type = "ZipUrlExtractor"
+    ulr = "https://example.com/a.zip"
+
+    [extract.csv]
+    delimeter = ";"
+
+    [[transform]]
+    type = "LegoCleanr"
+
+    [load]
+    type = "S3Loader"
+    bucket = "my-bucket"
+    key = "a.xls"
+    part_bytes = "big"
+    """
+    found = "\n".join(problems(tmp_path, text))
+    for expected in (
+        "nam: unknown; did you mean 'name'?",
+        "max_rejects: should be",
+        "extract.url: missing",
+        "extract.ulr: unknown; did you mean 'url'?",
+        "extract.csv.delimeter: unknown; did you mean 'delimiter'?",
+        "transform.0.type: unknown type 'LegoCleanr'; did you mean 'LegoCleaner'?",
+        "load.part_bytes: ",
+    ):
+        assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[extract", "not valid TOML"),
+        ("", r"extract: the table \[extract\] is missing"),
+        ("[extract]\n[load]", "extract.type: missing; name the class"),
+        ('[extract]\ntype="S3Loader"\n[load]\ntype="S3Loader"', "unknown type 'S3Loader'"),
+        ('[extract]\ntype="no_such_module:A"\n[load]\ntype="S3Loader"', "no module 'no_such_module'"),
+        ('[extract]\ntype="json:JSONDecoder"\n[load]\ntype="S3Loader"', "not a subclass of Extractor"),
+        ("transform = 1\n[extract]\n[load]", r"write each step as \[\[transform\]\]"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_pipeline(pipeline_file(tmp_path, text))
+
+
+def test_missing_library_becomes_an_instruction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needs_more.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = GOOD.replace("ZipUrlExtractor", "needs_more:Mine")
+    assert problems(tmp_path, text) == ["extract.type: Mine needs no_such_library: pip install no_such_library"]
+
+
+def test_own_class_is_found_in_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_steps.py").write_text(
+        "from etl.base import Transformer\n"
+        "class Nothing(Transformer):\n"
+        "    def apply(self, batch, account):\n"
+        "        return batch\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load_pipeline(pipeline_file(tmp_path, GOOD.replace("LegoCleaner", "my_steps:Nothing")))
+    assert config.transformers[0].name == "Nothing"
+
+
+def test_set_changes_options(tmp_path: Path) -> None:
+    overrides = ["load.key=other/b.csv", "extract.batch_rows=10", "extract.csv.delimiter=;", "max_rejects=5"]
+    config = load_pipeline(pipeline_file(tmp_path, GOOD), overrides)
+    assert config.loader.model_dump()["key"] == "other/b.csv"
+    assert config.extractor.batch_rows == 10
+    assert config.extractor.model_dump()["csv"]["delimiter"] == ";"
+    assert config.max_rejects == 5
+
+
+@pytest.mark.parametrize("override", ["load.key", "transform.7.themes=1", "name.first=1"])
+def test_set_mistakes_are_reported(tmp_path: Path, override: str) -> None:
+    assert problems(tmp_path, GOOD, override)[0].startswith("--set: ")
+
+
+def test_missing_file_suggests_one() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'pipelines/lego.toml'"):
+        load_pipeline(Path("pipelines/legos.toml"))
+
+
+def test_env_file_does_not_override_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("S3_KEY", raising=False)
+    file = tmp_path / ".env"
+    file.write_text("S3_BUCKET=from-file\nS3_KEY=from-file.csv  # a comment\n")
+    file.chmod(0o600)
+    assert list(load_env(file)) == []
+    assert os.environ["S3_BUCKET"] == "my-bucket"
+    assert os.environ["S3_KEY"] == "from-file.csv"
+
+
+def test_env_file_that_others_can_read_gets_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("")
+    file.chmod(0o644)
+    assert "chmod 600" in next(load_env(file))
+
+
+def test_env_example_names_every_variable_that_is_read() -> None:
+    example = (PROJECT / ".env.example").read_text()
+    documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", example, re.MULTILINE))
+    sources = [*PROJECT.glob("etl/**/*.py"), *PROJECT.glob("pipelines/*.toml")]
+    read = set()
+    for file in sources:
+        if file.name != "demo.py":
+            read.update(re.findall(r'(?:environ(?:\.get)?[(\[]"|\$\{)([A-Z][A-Z0-9_]+)', file.read_text()))
+    assert read - {"NAME"} <= documented  # the docs' ${NAME}
+
+
+def test_unedited_env_example_is_valid_and_leads_to_the_missing_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("S3_BUCKET")
+    file = tmp_path / ".env"
+    file.write_text((PROJECT / ".env.example").read_text())
+    list(load_env(file))
+    with pytest.raises(ConfigError, match="S3_BUCKET is not set"):
+        load_pipeline(Path("pipelines/lego.toml"))

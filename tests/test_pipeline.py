@@ -1,0 +1,452 @@
+"""The pipeline from end to end: a real web server, the real steps, a real S3 server, and the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas import DataFrame
+
+from etl.base import Extractor, Transformer
+from etl.errors import AccessError, DataError, SourceError
+from etl.extractors.zip_url import ZipUrlExtractor
+from etl.ledger import Account
+from etl.loaders.s3 import MIB, S3Loader
+from etl.lock import locked
+from etl.report import RunReport
+from etl.run import Source
+from etl.transformers.lego import LegoCleaner
+from main import Pipeline, main
+from samples.make_sample import make_sample
+from tests.conftest import PROJECT, Bucket
+from tests.web import WebServer
+
+KEY = "lego/lego_sets.parquet"
+SUMMARY = "read 600 = published 594 + rejected 5 + dropped 1"
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer() as server:
+        server.serve("/lego.zip", make_sample(), etag='"1"')
+        yield server
+
+
+@pytest.fixture
+def lego(web: WebServer, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """The LEGO pipeline, as its file describes it, between the two servers."""
+    monkeypatch.setenv("LEGO_URL", web.url("/lego.zip"))
+    monkeypatch.setenv("S3_BUCKET", bucket.name)
+    return Pipeline.from_file("pipelines/lego.toml")
+
+
+def reports(bucket: Bucket) -> list[dict[str, Any]]:
+    return [json.loads(bucket.body(key)) for key in bucket.objects() if key.startswith("lego/_runs/")]
+
+
+class TestARun:
+    @pytest.fixture(autouse=True)
+    def _run(self, lego: Pipeline, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.report = lego.run()
+
+    def test_publishes_the_good_rows(self) -> None:
+        table = pd.read_parquet(io.BytesIO(self.bucket.body(KEY)), dtype_backend="pyarrow")
+        assert self.report.status == "published"
+        assert len(table) == 594
+        assert table["set_id"].is_unique
+        assert str(table["pieces"].dtype) == "int32[pyarrow]"
+
+    def test_accounts_for_every_row(self) -> None:
+        assert SUMMARY in self.report.summary()
+        assert all(account.balances() for account in self.report.steps)
+
+    def test_keeps_rejected_rows_with_their_reason(self) -> None:
+        assert self.report.rejects is not None
+        key = f"lego/_rejects/{self.report.run_id}.jsonl"
+        assert self.report.rejects == {"uri": f"s3://{self.bucket.name}/{key}", "rows": 5}
+        rejects = [json.loads(line) for line in self.bucket.body(key).splitlines()]
+        assert {reject["rule"] for reject in rejects} == {
+            "ragged: 3 fields instead of 14",
+            "missing",
+            "not a number (int16)",
+            "below 0",
+            "the same id came before with other facts",
+        }
+        bad_year = next(reject for reject in rejects if reject["column"] == "year")
+        assert (bad_year["row"], bad_year["step"], bad_year["value"]) == (101, "LegoCleaner", "unknown")
+        assert bad_year["raw"]["bricksetURL"].endswith("1707-1")
+        assert bad_year["run"] == self.report.run_id
+
+    def test_stores_the_report_beside_the_data(self) -> None:
+        (stored,) = reports(self.bucket)
+        assert stored == json.loads(self.report.to_json())
+        assert stored["published"]["sha256"] == self.bucket.metadata(KEY)["etl-sha256"]
+        assert stored["published"]["schema"]["year"] == "int16"
+        assert stored["source"]["etag"] == '"1"'
+        assert stored["source"]["uri"].endswith("lego.zip#lego_sets.csv")
+        cleaner = stored["steps"][1]
+        assert cleaner["repaired"]["set_id: taken from bricksetURL"]["count"] == 3
+        assert cleaner["repaired"]["set_id: taken from bricksetURL"]["samples"][0] == {
+            "row": 11,
+            "before": "01-Aug",
+            "after": "1-8",
+        }
+
+
+def test_running_again_costs_nothing(lego: Pipeline, bucket: Bucket, web: WebServer) -> None:
+    lego.run()
+    before = bucket.objects()
+    web.forget()
+    again = lego.run()
+    assert (again.status, again.exit_code) == ("unchanged", 0)
+    assert bucket.objects() == before
+    assert len(bucket.versions(KEY)) == 1
+    assert [request.headers["If-None-Match"] for request in web.requests] == ['"1"']
+
+
+def test_a_lost_cache_costs_a_download_but_no_new_version(
+    lego: Pipeline, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lego.run()
+    monkeypatch.setenv("ETL_CACHE_DIR", str(tmp_path / "elsewhere"))
+    assert Pipeline.from_file("pipelines/lego.toml").run().status == "unchanged"
+    assert len(bucket.versions(KEY)) == 1
+
+
+def test_a_new_source_with_the_same_rows_writes_no_new_version(lego: Pipeline, bucket: Bucket, web: WebServer) -> None:
+    lego.run()
+    web.serve("/lego.zip", make_sample() + b"", etag='"2"')
+    assert lego.run().status == "unchanged"  # same bytes under another ETag
+    import zipfile
+
+    repacked = io.BytesIO(make_sample())
+    with zipfile.ZipFile(repacked, "a") as archive:
+        archive.writestr("readme.txt", "hello")
+    web.serve("/lego.zip", repacked.getvalue(), etag='"3"')
+    report = lego.run()
+    assert report.status == "unchanged"
+    assert report.published is not None
+    assert len(bucket.versions(KEY)) == 1
+
+
+def test_changed_options_publish_again(lego: Pipeline, bucket: Bucket) -> None:
+    lego.run()
+    changed = Pipeline.from_file("pipelines/lego.toml", ['transform.0.themes={"City" = "Town"}'])
+    assert changed.run().status == "published"
+    assert len(bucket.versions(KEY)) == 2
+
+
+def test_force_publishes_again(lego: Pipeline, bucket: Bucket) -> None:
+    lego.run()
+    assert lego.run(force=True).status == "published"
+    assert len(bucket.versions(KEY)) == 2
+
+
+def test_dry_run_publishes_nothing(lego: Pipeline, bucket: Bucket) -> None:
+    report = lego.run(dry_run=True)
+    assert report.status == "dry-run"
+    assert report.steps[-1].rows_out == 594
+    assert bucket.objects() == []
+    assert bucket.open_uploads() == []
+
+
+def test_batch_size_does_not_change_the_bytes(lego: Pipeline, bucket: Bucket) -> None:
+    first = lego.run()
+    again = Pipeline.from_file("pipelines/lego.toml", ["extract.batch_rows=7"]).run()
+    assert first.published is not None
+    assert again.published is not None
+    assert again.published.sha256 == first.published.sha256
+
+
+def test_too_many_rejects_stop_the_run_and_the_old_data_stays(lego: Pipeline, bucket: Bucket, web: WebServer) -> None:
+    lego.run()
+    old = bucket.body(KEY)
+    strict = Pipeline.from_file("pipelines/lego.toml", ["max_rejects=4"])
+    report = strict.run(force=True)
+    assert report.exit_code == DataError.exit_code
+    assert "5 of 600 rows were rejected, more than max_rejects = 4 allows" in report.summary()
+    assert bucket.body(KEY) == old
+    assert f"lego/_rejects/{report.run_id}.jsonl" in bucket.objects()
+    assert [stored["status"] for stored in reports(bucket)] == ["published", "failed"]
+
+
+def test_a_source_that_is_down_leaves_the_old_data(lego: Pipeline, bucket: Bucket, web: WebServer) -> None:
+    lego.run()
+    web.serve("/lego.zip", b"", status=404)
+    report = lego.run()
+    assert report.exit_code == SourceError.exit_code
+    assert report.error is not None
+    assert report.error["step"] == "ZipUrlExtractor"
+    assert len(bucket.versions(KEY)) == 1
+
+
+def test_a_damaged_member_publishes_nothing(lego: Pipeline, bucket: Bucket, web: WebServer) -> None:
+    damaged = bytearray(make_sample())
+    damaged[3000] ^= 0xFF
+    web.serve("/lego.zip", bytes(damaged), etag='"bad"')
+    assert lego.run().exit_code == DataError.exit_code
+    assert KEY not in bucket.objects()
+    assert bucket.open_uploads() == []
+
+
+def test_denied_write_is_a_permission_error(lego: Pipeline, bucket: Bucket) -> None:
+    bucket.client.put_bucket_policy(
+        Bucket=bucket.name,
+        Policy=f"""{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny", "Principal": "*",
+            "Action": "s3:PutObject", "Resource": "arn:aws:s3:::{bucket.name}/*"}}]}}""",
+    )
+    report = lego.run()
+    assert report.exit_code == AccessError.exit_code
+    assert report.error is not None
+    assert report.error["step"] == "S3Loader"
+
+
+def test_a_second_run_on_this_machine_waits_for_another_day(lego: Pipeline, bucket: Bucket) -> None:
+    with locked(lego.name):
+        report = lego.run()
+    assert report.exit_code == 75
+    assert f"process {os.getpid()}" in report.summary()
+    assert lego.run().exit_code == 0
+
+
+def test_a_cleaner_that_loses_rows_publishes_nothing(lego: Pipeline, bucket: Bucket) -> None:
+    class Careless(Transformer):
+        def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+            return batch.iloc[1:]
+
+    pipeline = Pipeline("careless", lego.extractor, (Careless(), LegoCleaner()), lego.loader)
+    report = pipeline.run()
+    assert "Careless: lost 1 rows without giving a reason" in report.summary()
+    assert KEY not in bucket.objects()
+
+
+def test_two_steps_of_one_class_have_accounts_of_their_own(lego: Pipeline, bucket: Bucket) -> None:
+    pipeline = Pipeline(lego.name, lego.extractor, (LegoCleaner(), LegoCleaner()), lego.loader)
+    report = pipeline.run()
+    assert [account.step for account in report.steps] == ["ZipUrlExtractor", "LegoCleaner", "LegoCleaner-2", "S3Loader"]
+    assert SUMMARY in report.summary()
+
+
+class Endless(Extractor):
+    """Numbers without end, slowly enough to be stopped and fast enough for several parts."""
+
+    def read(self, account: Account) -> Iterator[DataFrame]:
+        import numpy as np
+
+        chance = np.random.default_rng(1)
+        while True:
+            yield DataFrame({"number": chance.integers(0, 2**62, 100_000)})
+            time.sleep(0.01)
+
+    def inspect(self) -> Source:
+        return Source("endless:")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_cleanly(bucket: Bucket, number: signal.Signals, tmp_path: Path) -> None:
+    pipeline_file = tmp_path / "endless.toml"
+    pipeline_file.write_text(f"""
+        [extract]
+        type = "tests.test_pipeline:Endless"
+        [load]
+        type = "S3Loader"
+        bucket = "{bucket.name}"
+        key = "a/endless.parquet"
+        part_bytes = {5 * MIB}
+    """)
+    process = subprocess.Popen(
+        [sys.executable, "main.py", "run", str(pipeline_file)], cwd=PROJECT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not bucket.open_uploads():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, shown = process.communicate(timeout=15)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}; nothing was published" in shown
+    assert bucket.open_uploads() == []
+    assert "a/endless.parquet" not in bucket.objects()
+
+
+def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """main.py as cron would run it: no terminal, no HOME, another working folder."""
+    bare = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    ours = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "ETL_", "LEGO_", "S3_"))}
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "main.py"), "--env-file", os.devnull, *arguments],
+        env={**bare, **ours, **environment},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_under_cron(lego: Pipeline, bucket: Bucket) -> None:
+    done = run_main()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    *_, last = done.stderr.splitlines()
+    assert f"{SUMMARY} -> s3://{bucket.name}/{KEY}" in last
+    assert " INFO run=" in last
+    again = run_main()
+    assert "unchanged" in again.stderr
+    assert len(bucket.versions(KEY)) == 1
+
+
+def test_an_unchanged_run_imports_neither_pandas_nor_pyarrow(lego: Pipeline, bucket: Bucket) -> None:
+    lego.run()
+    code = """
+import sys
+from main import main
+sys.argv[1:] = ["--env-file", "/dev/null"]
+code = main()
+print(sorted({"pandas", "pyarrow", "numpy", "rich"} & set(sys.modules)))
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "unchanged" in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_imports_next_to_nothing() -> None:
+    code = """
+import sys
+from main import main
+try:
+    main(["--help"])
+finally:
+    print(sorted({"pandas", "pyarrow", "numpy", "rich", "pydantic", "boto3", "requests"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "examples:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_json_is_all_there_is_on_stdout(lego: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--env-file", os.devnull, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["status"] == "published"
+    assert report["steps"][0]["rows_in"] == 600
+
+
+def test_check_says_what_works(lego: Pipeline, bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--env-file", os.devnull]) == 0
+    shown = capsys.readouterr().out
+    assert "ok    config       lego-sets: ZipUrlExtractor -> LegoCleaner -> S3Loader" in shown
+    assert f"ok    destination  may write to s3://{bucket.name}/{KEY}" in shown
+    assert bucket.objects() == []
+
+
+def test_check_says_what_does_not(lego: Pipeline, web: WebServer, capsys: pytest.CaptureFixture[str]) -> None:
+    web.serve("/lego.zip", b"", status=404)
+    assert main(["check", "--env-file", os.devnull, "--set", "load.bucket=no-such-bucket"]) == 69
+    shown = capsys.readouterr().out
+    assert "FAIL  source" in shown
+    assert "FAIL  destination" in shown
+    assert "the bucket does not exist" in shown
+
+
+def test_no_bucket_tells_what_to_do() -> None:
+    done = run_main()
+    assert done.returncode == 78
+    assert "load.bucket: the environment variable S3_BUCKET is not set" in done.stderr
+
+
+def test_secrets_are_in_no_log_at_debug(lego: Pipeline, web: WebServer, bucket: Bucket) -> None:
+    url = f"{web.url('/lego.zip')}?X-Amz-Signature=sesame-open"
+    done = run_main("--force", "--json", LOG_LEVEL="DEBUG", LEGO_URL=url)
+    assert done.returncode == 0, done.stderr
+    stored = json.dumps(reports(bucket))
+    for secret in ("sesame-open", os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["AWS_ACCESS_KEY_ID"]):
+        for text in (done.stderr, done.stdout, stored):
+            assert secret not in text
+
+
+def test_python_is_enough(web: WebServer, bucket: Bucket) -> None:
+    """As a library, without a file."""
+    report: RunReport = Pipeline(
+        "lego",
+        ZipUrlExtractor(url=web.url("/lego.zip"), member="*sets.csv"),
+        [LegoCleaner()],
+        S3Loader(bucket=bucket.name, key="a.csv.gz"),
+    ).run()
+    assert report.status == "published"
+    assert len(pd.read_csv(io.BytesIO(bucket.body("a.csv.gz")), compression="gzip")) == 594
+
+
+def test_bucket_is_made_and_mended_by_one_command(lego: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--env-file", os.devnull, "--set", "load.bucket=a-new-bucket-of-ours"]
+    assert main(["bucket", *options, "--create"]) == 0
+    assert main(["bucket", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "created in us-east-1" in shown
+    assert "FAIL" not in shown.split("changing what differs")[1]
+
+
+def test_iam_prints_policies(lego: Pipeline, bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["iam", "--env-file", os.devnull]) == 0
+    assert f"arn:aws:s3:::{bucket.name}/{KEY}" in json.dumps(json.loads(capsys.readouterr().out))
+
+
+def test_a_run_warns_of_a_bucket_that_falls_short(
+    lego: Pipeline, bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Pipeline.from_file("pipelines/lego.toml", ["bucket.versioning=true"]).run().status == "published"
+    assert f"s3://{bucket.name}: block_public_access: wanted on, found off" in caplog.text
+
+
+def test_a_run_stops_at_a_bucket_that_falls_short_if_told_so(lego: Pipeline, bucket: Bucket) -> None:
+    report = Pipeline.from_file("pipelines/lego.toml", ["bucket.require_posture=true"]).run()
+    assert report.exit_code == AccessError.exit_code
+    assert KEY not in bucket.objects()
+
+
+def test_versions_and_rollback(lego: Pipeline, bucket: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    first = lego.run()
+    old = bucket.body(KEY)
+    Pipeline.from_file("pipelines/lego.toml", ['transform.0.themes={"City" = "Town"}']).run()
+    assert bucket.body(KEY) != old
+    assert main(["rollback", first.run_id, "--env-file", os.devnull]) == 0
+    assert bucket.body(KEY) == old
+    assert main(["versions", "--env-file", os.devnull]) == 0
+    assert capsys.readouterr().out.count(first.run_id) >= 2
+
+
+@pytest.mark.parametrize("command", ["bucket", "iam"])
+def test_bucket_commands_need_a_bucket(command: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "local.toml"
+    file.write_text(f"""
+        [extract]
+        type = "ZipUrlExtractor"
+        url = "https://example.com/a.zip"
+        [load]
+        type = "LocalLoader"
+        path = "{tmp_path}/a.csv"
+    """)
+    assert main([command, str(file), "--env-file", os.devnull]) == 78
+
+
+@pytest.mark.slow
+def test_demo(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "main.py"), "demo"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert SUMMARY in done.stdout
+    assert "unchanged" in done.stdout
+    assert len(pd.read_parquet(tmp_path / "demo-output" / KEY)) == 594
