@@ -1,0 +1,1 @@
+"""What the job costs, measured side by side with the tools that people would use instead."""
