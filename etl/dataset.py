@@ -74,7 +74,7 @@ def _read(catalog: Catalog, manifest: Manifest, file: DataFile, schema: pa.Schem
     """The wanted columns of one file, partition columns included."""
     found = catalog.store.get(catalog.prefix + file.path)
     if found is None:
-        raise RetryLater(f"{catalog.uri}{file.path} is gone; a newer version was published long ago: read again")
+        raise RetryLater(f"{catalog.uri}{file.path} is gone: deleted, or swept as no longer live; read again")
     content, _ = found
     if len(content) != file.bytes or hashlib.sha256(content).hexdigest() != file.sha256:
         raise DataError(f"{catalog.uri}{file.path} is damaged: it is not what was published")

@@ -21,7 +21,8 @@ from etl.base import Extractor, Transformer
 from etl.errors import AccessError, DataError, SourceError
 from etl.extractors.zip_url import ZipUrlExtractor
 from etl.ledger import Account
-from etl.loaders.s3 import MIB, S3Loader
+from etl.loaders.s3 import S3Loader
+from etl.loaders.s3_options import MIB
 from etl.lock import locked
 from etl.report import RunReport
 from etl.run import Source

@@ -25,7 +25,8 @@ import etl
 from etl.base import Loader
 from etl.errors import ConfigError, DataError, EtlError, RetryLater
 from etl.loaders.history import roll_back, show_versions, sweep
-from etl.loaders.s3 import KIB, MIB, S3Loader
+from etl.loaders.s3 import S3Loader
+from etl.loaders.s3_options import KIB, MIB
 from etl.loaders.s3_parts import NULL_FOLDER
 from etl.run import Published, Receipt, Run
 from tests.conftest import PROJECT, Bucket

@@ -21,11 +21,11 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import ConfigError, DataError, EtlError
+from etl.errors import ConfigError, DataError, EtlError, RetryLater
 from etl.loaders.manifest import DataFile, Entry, Manifest, Share, digest, pointer_to
 from etl.loaders.s3_client import Denied, LostRace, NoConditions
-from etl.loaders.s3_pointer import DATA, Catalog, Seen
-from etl.loaders.s3_store import NO_CONDITIONS, only_if
+from etl.loaders.s3_pointer import DATA, Catalog, Seen, folder_of
+from etl.loaders.s3_store import NO_CONDITIONS
 from etl.redact import redact
 from etl.run import Live, Published, Receipt, Run
 
@@ -89,6 +89,7 @@ class DatasetLayout:
             raise LostRace(f"lost race: another run has published to {self.loader.uri} meanwhile; run again")
         if live is not None and not run.force and self._has(live, manifest):
             return Published(*published, changed=False)
+        self._check_arrived(catalog, manifest, run)
         path = catalog.add_manifest(manifest)
         if seen is None and not self.loader.single_writer and not catalog.keeps_conditions(path, manifest.to_json()):
             raise NoConditions(f"{self.loader.uri}: {NO_CONDITIONS}")
@@ -106,7 +107,7 @@ class DatasetLayout:
         catalog.store.check_bucket()
         catalog.look()
         path = f"{DATA}_check-{token_hex(6)}"
-        catalog.store.put(self.prefix + path, b"", only_if(None))
+        catalog.put_new(path, b"")
         keeps = self.loader.single_writer or catalog.keeps_conditions(path, b"")
         self._delete(catalog, path)
         if not keeps:
@@ -139,6 +140,15 @@ class DatasetLayout:
             shares=tuple(shares),
             files=(*kept, *files),
         )
+
+    def _check_arrived(self, catalog: Catalog, manifest: Manifest, run: Run) -> None:
+        """The last look before readers are sent to them: a long run's first files may have been swept away."""
+        folder = folder_of(run)
+        ours = [file for file in manifest.files if file.path.startswith(folder)]
+        if ours and (lost := catalog.lost(ours, folder)):
+            raise RetryLater(
+                f"{len(lost):,} files of this run are gone, such as {catalog.uri}{lost[0].path}; run again"
+            )
 
     def _has(self, live: Manifest, manifest: Manifest) -> bool:
         """Whether the live version has everything that this run would publish."""

@@ -12,7 +12,7 @@ from etl.loaders.history import Garbage, Version
 from etl.loaders.manifest import Entry, pointer_to
 from etl.loaders.s3_client import LostRace
 from etl.loaders.s3_pointer import Catalog, Seen
-from etl.loaders.s3_store import Stored
+from etl.loaders.s3_stored import Stored
 
 _DELETERS = 8
 # What this program writes and nobody else would: sweeping must not touch anything else under the prefix.
@@ -42,10 +42,9 @@ class DatasetHistory:
         if entry is None:
             raise ConfigError(f"{catalog.uri} has no version of run {run_id}; `versions` lists what there is")
         manifest = catalog.manifest(entry.manifest)
-        there = {file.key.removeprefix(catalog.prefix): file.bytes for file in catalog.files()}
-        lost = [file.path for file in manifest.files if there.get(file.path) != file.bytes]
+        lost = catalog.lost(manifest.files)
         if lost:
-            raise DataError(f"{len(lost):,} files of run {run_id} are gone, such as {catalog.uri}{lost[0]}")
+            raise DataError(f"{len(lost):,} files of run {run_id} are gone, such as {catalog.uri}{lost[0].path}")
         pointer = pointer_to(manifest, entry.manifest, seen.pointer.versions)
         if pointer != seen.pointer:
             catalog.swap(pointer, seen.etag)

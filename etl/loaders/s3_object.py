@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from etl.errors import AccessError, ConfigError, EtlError
 from etl.loaders.history import Garbage, Version
 from etl.loaders.s3_client import LostRace, UploadGone
-from etl.loaders.s3_store import Store, Stored, only_if
+from etl.loaders.s3_copy import copy_version
+from etl.loaders.s3_store import Store
+from etl.loaders.s3_stored import Stored, only_if
 from etl.run import Live, Published, Receipt, Run
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ class ObjectLayout:
                 continue
             if number > 0:
                 options = {"StorageClass": self.loader.storage_class} if self.loader.storage_class else {}
-                store.copy(version, only_if(self._etag(store)), **options)
+                copy_version(store, version, only_if(self._etag(store)), **options)
             return self._version(store, version, live=True)
         raise ConfigError(f"{self.loader.uri} has no version of run {run_id} (is the bucket versioned?)")
 
@@ -195,8 +197,6 @@ class ObjectLayout:
             for upload_id, _ in store.uploads(self.key):
                 log.info("Aborting an upload of %s that an earlier run left", self.loader.uri)
                 store.abort_upload(self.key, upload_id)
-        except UploadGone:
-            return
         except EtlError as error:
             log.warning("Unfinished uploads may be left; the bucket's lifecycle should expire them: %s", error)
 
@@ -206,8 +206,6 @@ class ObjectLayout:
             return
         try:
             self.loader.store(hurried=True).abort_upload(self.key, upload_id)
-        except UploadGone:
-            return
         except EtlError as error:
             log.warning("An unfinished upload stays behind; the bucket's lifecycle should expire it: %s", error)
 

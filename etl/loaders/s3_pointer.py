@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from etl.errors import AccessError, DataError
-from etl.loaders.manifest import POINTER, Manifest, Pointer
+from etl.loaders.manifest import POINTER, DataFile, Manifest, Pointer
 from etl.loaders.s3_client import LostRace
-from etl.loaders.s3_store import Store, Stored, only_if
+from etl.loaders.s3_store import Store
+from etl.loaders.s3_stored import Stored, only_if
+from etl.run import Run
 
 DATA = "data/"
 MANIFESTS = "_manifests/"
@@ -22,6 +24,11 @@ class Seen(NamedTuple):
 
     pointer: Pointer
     etag: str
+
+
+def folder_of(run: Run) -> str:
+    """Where the files of a run go: the same for an equal recipe, so that a repeated run finds what is there."""
+    return f"{DATA}{run.recipe[:16] if run.recipe else run.id}/"
 
 
 class Catalog:
@@ -50,8 +57,13 @@ class Catalog:
         """Store it; gives its path. Its name holds its content's hash: if it is there already, it is the same."""
         body = manifest.to_json()
         path = manifest.path(body)
-        self._put_if(only_if(None), path, body)
+        self.put_new(path, body)
         return path
+
+    def put_new(self, path: str, body: bytes) -> None:
+        """Store ``body`` where nothing is yet, or what it is already: then this request's reply was lost."""
+        if not self._put_if(only_if(None), path, body) and self.store.get(self.prefix + path) is None:
+            raise LostRace(f"{self.uri}{path}: the store said that it exists, and it does not; run again")
 
     def keeps_conditions(self, path: str, body: bytes) -> bool:
         """Whether the store refuses what it must refuse; ``path`` exists with this ``body``."""
@@ -79,6 +91,11 @@ class Catalog:
     def files(self) -> Iterator[Stored]:
         """The data files that are there, whichever version they belong to."""
         return self.store.objects(self.prefix + DATA)
+
+    def lost(self, files: Iterable[DataFile], folder: str = DATA) -> list[DataFile]:
+        """Those of ``files``, all below ``folder``, that are not there, or not of their size."""
+        there = {stored.key: stored.bytes for stored in self.store.objects(self.prefix + folder)}
+        return [file for file in files if there.get(self.prefix + file.path) != file.bytes]
 
     def manifests(self) -> Iterator[Stored]:
         return self.store.objects(self.prefix + MANIFESTS)

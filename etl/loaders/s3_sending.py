@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from etl.loaders.manifest import DataFile, Manifest
+from etl.loaders.s3_bodies import crc32_text
 from etl.loaders.s3_client import LostRace
-from etl.loaders.s3_pointer import DATA, Catalog
-from etl.loaders.s3_store import Stored, crc32_text, only_if
+from etl.loaders.s3_pointer import Catalog, folder_of
+from etl.loaders.s3_stored import Stored, only_if
 from etl.run import Run
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Sending:
         self._loader = loader
         self._run = run
         self._known = {file.content: file for file in live.files} if live else {}
-        self._folder = f"{DATA}{run.recipe[:16] if run.recipe else run.id}/"
+        self._folder = folder_of(run)
         self._files: list[Future[DataFile]] = []
         self._running: deque[Future[DataFile]] = deque()
         self._pool = ThreadPoolExecutor(loader.parts_in_flight, thread_name_prefix="upload")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import random
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from etl.loaders.s3_bodies import StoppableFile, crc32_of
 from etl.loaders.s3_client import (
     Damaged,
     Denied,
@@ -24,10 +21,12 @@ from etl.loaders.s3_client import (
     NoConditions,
     Unavailable,
     Unexplained,
+    UploadGone,
     make_client,
     retrying_while,
     s3_errors,
 )
+from etl.loaders.s3_stored import Stored, described
 
 T = TypeVar("T")
 
@@ -41,52 +40,8 @@ _HURRIED_ATTEMPTS = 2
 _HURRIED_TIMEOUT_S = 3
 _HURRIED_DEADLINE_S = 5.0
 _LONGEST_PAUSE_S = 20.0
-_LARGEST_COPY = 5 * 1024**3  # in one request; more is copied in parts
-_COPIED_PART = 1024**3
-_CHUNK = 1024**2
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An object as S3 describes it. ``crc32`` is of the whole object, or None if the store does not tell."""
-
-    key: str
-    etag: str
-    bytes: int
-    modified: datetime
-    crc32: str | None = None
-    version_id: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    content_type: str = ""
-    encryption: str | None = None
-
-    def holds(self, size: int, crc32: str, sha256: str) -> bool:
-        """Whether these bytes are in it: told by size and checksum, or by the hash in our metadata."""
-        if self.crc32 is not None:
-            return (self.bytes, self.crc32) == (size, crc32)
-        return (self.bytes, self.metadata.get("etl-sha256")) == (size, sha256)
-
-
-def only_if(etag: str | None) -> dict[str, str]:
-    """The condition of a write: the object is still the one with ``etag``; None: there is still no object."""
-    return {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-
-
-def crc32_of(body: bytes | Path) -> str:
-    """The checksum of bytes or of a file, as S3 writes it."""
-    if isinstance(body, bytes):
-        return crc32_text(zlib.crc32(body))
-    crc32 = 0
-    with body.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            crc32 = zlib.crc32(chunk, crc32)
-    return crc32_text(crc32)
-
-
-def crc32_text(crc32: int) -> str:
-    return base64.b64encode(crc32.to_bytes(4, "big")).decode()
 
 
 class Store:
@@ -112,8 +67,8 @@ class Store:
         limits = {"attempts": _HURRIED_ATTEMPTS, "timeout_s": _HURRIED_TIMEOUT_S} if hurried else {}
         self.bucket = bucket
         self.client = make_client(region, **limits)
-        self._owner = owner
-        self._writing = writing or {}
+        self.owner = owner
+        self.writing = writing or {}
         self._deadline_s = _HURRIED_DEADLINE_S if hurried else deadline_s
         self._conditions_needed = conditions_needed
         self._may_look = True
@@ -130,35 +85,35 @@ class Store:
 
     def check_bucket(self) -> None:
         """Raise unless the bucket exists and may be listed."""
-        self._call("s3:ListBucket", None, self.client.head_bucket)
+        self.call("s3:ListBucket", None, self.client.head_bucket)
 
     def head(self, key: str, version_id: str | None = None) -> Stored | None:
         """None if there is no such object, or if it cannot be told whether there is. A missing bucket is an error."""
         version = {"VersionId": version_id} if version_id else {}
         action = "s3:GetObjectVersion" if version else "s3:GetObject"
         try:
-            reply = self._call(action, key, self.client.head_object, Key=key, ChecksumMode="ENABLED", **version)
+            reply = self.call(action, key, self.client.head_object, Key=key, ChecksumMode="ENABLED", **version)
         except Missing:
             self.check_bucket()
             return None
         except Unexplained:
-            if self.look(key) is not None:
+            if self.look(key, Range="bytes=0-0") is not None:
                 raise
             return None
-        return _stored(key, reply)
+        return described(key, reply)
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
+    def get(self, key: str, **more: Any) -> tuple[bytes, str] | None:
         """The object's content and ETag, or None if there is no such object."""
         try:
-            return self._call("s3:GetObject", key, self._read, Key=key)
+            return self.call("s3:GetObject", key, self._read, Key=key, **more)
         except Missing:
             self.check_bucket()
             return None
 
-    def look(self, key: str) -> tuple[bytes, str] | None:
+    def look(self, key: str, **more: Any) -> tuple[bytes, str] | None:
         """Like ``get``, and None where the credentials may not read: so S3 also answers for what does not exist."""
         try:
-            return self.get(key)
+            return self.get(key, **more)
         except Denied as error:
             if self._may_look:
                 log.warning("Going on as if nothing were there yet: %s", error)
@@ -192,30 +147,39 @@ class Store:
         **more: Any,
     ) -> Any:
         """Write one object, checked by S3 against ``crc32``; gives S3's reply. A file is read as it is sent."""
-        options = {**self._writing, **more, "ChecksumCRC32": crc32 or crc32_of(body)}
-        return self._conditional(condition or {}, "s3:PutObject", key, partial(self._send, body), Key=key, **options)
+        options = {**self.writing, **more, "ChecksumCRC32": crc32 or crc32_of(body)}
+        return self.conditional(condition or {}, "s3:PutObject", key, partial(self._send, body), Key=key, **options)
 
     def start_upload(self, key: str, **more: Any) -> str:
-        options = {**self._writing, **more, "ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
-        reply = self._call("s3:PutObject", key, self.client.create_multipart_upload, Key=key, **options)
+        options = {**self.writing, **more, "ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
+        reply = self.call("s3:PutObject", key, self.client.create_multipart_upload, Key=key, **options)
         return str(reply["UploadId"])
 
     def send_part(self, key: str, upload_id: str, number: int, body: bytes, crc32: str) -> dict[str, Any]:
         part = {"UploadId": upload_id, "PartNumber": number, "ChecksumCRC32": crc32}
-        reply = self._call("s3:PutObject", key, self.client.upload_part, Key=key, Body=body, **part)
+        reply = self.call("s3:PutObject", key, self.client.upload_part, Key=key, Body=body, **part)
         return {"PartNumber": number, "ETag": reply["ETag"], "ChecksumCRC32": crc32}
 
     def complete_upload(
-        self, key: str, upload_id: str, parts: Sequence[Any], size: int, crc32: str, condition: Mapping[str, str]
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Any],
+        size: int,
+        crc32: str | None,
+        condition: Mapping[str, str],
     ) -> Any:
+        """Make an object of the parts, checked by S3 against ``crc32``, the checksum of them all, if it is known."""
         whole = {"ChecksumCRC32": crc32, "ChecksumType": "FULL_OBJECT", "MpuObjectSize": size} if crc32 else {}
         upload = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, **whole}
         complete = self.client.complete_multipart_upload
-        return self._conditional(condition, "s3:PutObject", key, complete, Key=key, **upload)
+        return self.conditional(condition, "s3:PutObject", key, complete, Key=key, **upload)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
+        """End an upload, if it is not gone already."""
         abort = self.client.abort_multipart_upload
-        self._call("s3:AbortMultipartUpload", key, abort, Key=key, UploadId=upload_id)
+        with suppress(UploadGone):
+            self.call("s3:AbortMultipartUpload", key, abort, Key=key, UploadId=upload_id)
 
     def uploads(self, key: str) -> Iterator[tuple[str, datetime]]:
         """The open multipart uploads of one object: id, and when they began."""
@@ -225,32 +189,20 @@ class Store:
                 if entry["Key"] == key:
                     yield entry["UploadId"], entry["Initiated"]
 
-    def copy(self, version: Stored, condition: Mapping[str, str], **more: Any) -> None:
-        """Make a version of an object its newest one again, content and metadata."""
-        source = {"Bucket": self.bucket, "Key": version.key, "VersionId": version.version_id}
-        owner = {"ExpectedSourceBucketOwner": self._owner} if self._owner else {}
-        if version.bytes > _LARGEST_COPY:
-            self._copy_in_parts(version, {"CopySource": source, **owner}, condition, **more)
-            return
-        options = {**self._writing, **more, **owner, "CopySource": source, "MetadataDirective": "COPY"}
-        options["TaggingDirective"] = "REPLACE" if "Tagging" in options else "COPY"
-        copy = partial(self.client.copy_object, ChecksumAlgorithm="CRC32")
-        self._conditional(condition, "s3:PutObject", version.key, copy, Key=version.key, **options)
-
     def delete(self, key: str) -> None:
-        self._call("s3:DeleteObject", key, self.client.delete_object, Key=key)
+        self.call("s3:DeleteObject", key, self.client.delete_object, Key=key)
 
-    # -- the one way through which all calls go ---------------------------------------------------------------------
+    # -- the way through which all calls go -------------------------------------------------------------------------
 
-    def _call(self, action: str, key: str | None, method: Callable[..., T], **params: Any) -> T:
+    def call(self, action: str, key: str | None, method: Callable[..., T], **params: Any) -> T:
         """Call S3 until it answers well, the deadline has passed, or the run is being stopped."""
         target = f"s3://{self.bucket}" if key is None else self.uri(key)
-        owner = {"ExpectedBucketOwner": self._owner} if self._owner else {}
+        owner = {"ExpectedBucketOwner": self.owner} if self.owner else {}
         give_up_at = time.monotonic() + self._deadline_s
         damaged, pause = False, 1.0
         while True:
             try:
-                with retrying_while(lambda: self._may_wait_until(give_up_at)), s3_errors(action, target, self._owner):
+                with retrying_while(lambda: self._may_wait_until(give_up_at)), s3_errors(action, target, self.owner):
                     return method(Bucket=self.bucket, **owner, **params)
             except Damaged:
                 if damaged:
@@ -266,24 +218,24 @@ class Store:
     def _may_wait_until(self, moment: float, pause: float = 0.0) -> bool:
         return not self._stopping.is_set() and time.monotonic() + pause <= moment
 
-    def _conditional(
+    def conditional(
         self, condition: Mapping[str, str], action: str, key: str, method: Callable[..., T], **params: Any
     ) -> T:
         """Write under a condition; without it where the store knows none and the loader allows that."""
         try:
-            return self._call(action, key, method, **params, **condition)
+            return self.call(action, key, method, **params, **condition)
         except NoConditions as error:
             if not condition:
                 raise
             if self._conditions_needed:
                 raise NoConditions(f"{self.uri(key)}: {NO_CONDITIONS}") from error
             log.info("Writing %s without a condition: the store knows none", self.uri(key))
-            return self._call(action, key, method, **params)
+            return self.call(action, key, method, **params)
 
     def _pages(self, action: str, prefix: str, method: Callable[..., Any], tokens: Sequence[str]) -> Iterator[Any]:
         more: dict[str, Any] = {}
         while True:
-            page = self._call(action, prefix, method, Prefix=prefix, **more)
+            page = self.call(action, prefix, method, Prefix=prefix, **more)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -295,55 +247,5 @@ class Store:
 
     def _send(self, body: bytes | Path, **params: Any) -> Any:
         with ExitStack() as stack:
-            content = stack.enter_context(_StoppableFile(body, self._stopping)) if isinstance(body, Path) else body
+            content = stack.enter_context(StoppableFile(body, self._stopping)) if isinstance(body, Path) else body
             return self.client.put_object(Body=content, **params)
-
-    def _copy_in_parts(
-        self, version: Stored, source: dict[str, Any], condition: Mapping[str, str], **more: Any
-    ) -> None:
-        key = version.key
-        upload_id = self.start_upload(key, Metadata=dict(version.metadata), ContentType=version.content_type, **more)
-        try:
-            parts = []
-            for number, start in enumerate(range(0, version.bytes, _COPIED_PART), 1):
-                stretch = f"bytes={start}-{min(start + _COPIED_PART, version.bytes) - 1}"
-                part = {"UploadId": upload_id, "PartNumber": number, "CopySourceRange": stretch}
-                copy = self.client.upload_part_copy
-                reply: Any = self._call("s3:GetObjectVersion", key, copy, Key=key, **part, **source)
-                parts.append({"PartNumber": number, **reply["CopyPartResult"]})
-                parts[-1].pop("LastModified", None)
-            self.complete_upload(key, upload_id, parts, version.bytes, version.crc32 or "", condition)
-        except BaseException:
-            self.abort_upload(key, upload_id)
-            raise
-
-
-class _Stopped(BaseException):
-    """Not an Exception: botocore would take that for a broken connection, and try again."""
-
-
-class _StoppableFile(io.FileIO):
-    def __init__(self, path: Path, stopping: threading.Event) -> None:
-        super().__init__(path)
-        self._stopping = stopping
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self._stopping.is_set():
-            raise _Stopped
-        return super().read(-1 if size is None else size)
-
-
-def _stored(key: str, reply: Any) -> Stored:
-    """From the reply to a HEAD request."""
-    asked = (reply.get("ServerSideEncryption"), reply.get("SSEKMSKeyId"))
-    return Stored(
-        key,
-        reply["ETag"],
-        reply["ContentLength"],
-        reply["LastModified"],
-        None if reply.get("ChecksumType") == "COMPOSITE" else reply.get("ChecksumCRC32"),
-        reply.get("VersionId"),
-        reply["Metadata"],
-        reply.get("ContentType", ""),
-        " ".join(filter(None, asked)) or None,
-    )

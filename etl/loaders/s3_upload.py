@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from etl.errors import ConfigError
-from etl.loaders.s3_store import Store, crc32_of, crc32_text
+from etl.loaders.s3_bodies import crc32_of, crc32_text
+from etl.loaders.s3_store import Store
 
 _MOST_PARTS = 10_000
 _CANCEL_WAIT_S = 5
