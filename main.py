@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --h
     from pandas import DataFrame
 
     from etl.base import Extractor, Loader, Transformer
-    from etl.loaders.bucket_posture import BucketPosture
+    from etl.bucket.posture import BucketPosture
     from etl.loaders.s3 import S3Loader
     from etl.quarantine import Quarantine
 
@@ -119,7 +119,7 @@ class Pipeline:
         """Warn of what the bucket lacks, or stop the run if the pipeline file says so."""
         if self.posture is None:
             return
-        from etl.loaders.bucket import shortfalls
+        from etl.bucket.command import shortfalls
 
         lacking = shortfalls(s3_loader(self), self.posture)
         for shortfall in lacking:
@@ -281,8 +281,8 @@ def check_command(options: argparse.Namespace) -> int:
 
 
 def bucket_command(options: argparse.Namespace) -> int:
-    from etl.loaders import bucket
-    from etl.loaders.bucket_posture import BucketPosture
+    from etl.bucket import command as bucket
+    from etl.bucket.posture import BucketPosture
 
     pipeline = Pipeline.from_file(options.pipeline, options.set)
     posture = pipeline.posture or BucketPosture()
@@ -290,8 +290,8 @@ def bucket_command(options: argparse.Namespace) -> int:
 
 
 def iam_command(options: argparse.Namespace) -> int:
-    from etl.loaders import iam
-    from etl.loaders.bucket_posture import BucketPosture
+    from etl.bucket import iam
+    from etl.bucket.posture import BucketPosture
 
     pipeline = Pipeline.from_file(options.pipeline, options.set)
     print(iam.iam_command(s3_loader(pipeline), pipeline.posture or BucketPosture()))
@@ -299,13 +299,13 @@ def iam_command(options: argparse.Namespace) -> int:
 
 
 def versions_command(options: argparse.Namespace) -> int:
-    from etl.loaders.history import show_versions
+    from etl.history import show_versions
 
     return show_versions(Pipeline.from_file(options.pipeline, options.set).loader)
 
 
 def rollback_command(options: argparse.Namespace) -> int:
-    from etl.loaders.history import roll_back
+    from etl.history import roll_back
     from etl.lock import locked
 
     pipeline = Pipeline.from_file(options.pipeline, options.set)
@@ -316,7 +316,7 @@ def rollback_command(options: argparse.Namespace) -> int:
 def sweep_command(options: argparse.Namespace) -> int:
     from datetime import timedelta
 
-    from etl.loaders.history import sweep
+    from etl.history import sweep
     from etl.lock import locked
 
     pipeline = Pipeline.from_file(options.pipeline, options.set)

@@ -18,7 +18,7 @@ from etl.paths import PROJECT
 from etl.steps import did_you_mean, load_class
 
 if TYPE_CHECKING:
-    from etl.loaders.bucket_posture import BucketPosture
+    from etl.bucket.posture import BucketPosture
 
 _TOP_LEVEL = ("name", "extract", "transform", "load", "bucket", "max_rejects")
 _REQUIRED = ("extract", "load")
@@ -169,7 +169,7 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
 def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> BucketPosture | None:
     if table is None:
         return None
-    from etl.loaders.bucket_posture import BucketPosture
+    from etl.bucket.posture import BucketPosture
     from etl.loaders.s3 import S3Loader
 
     try:

@@ -12,11 +12,11 @@ import pandas as pd
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError, RetryLater
-from etl.loaders.decoders import decode
-from etl.loaders.formats import CsvStyle
-from etl.loaders.manifest import DataFile, Manifest
-from etl.loaders.s3_pointer import Catalog
-from etl.loaders.s3_store import Store
+from etl.formats.decoders import decode
+from etl.formats.options import CsvStyle
+from etl.s3.manifest import DataFile, Manifest
+from etl.s3.pointer import Catalog
+from etl.s3.store import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -106,7 +106,7 @@ def _environment(web_url: str, s3_url: str, output: Path) -> Iterator[None]:
 
 
 def _client() -> Any:
-    from etl.loaders.s3_client import make_client
+    from etl.s3.client import make_client
 
     return make_client()
 

@@ -149,7 +149,7 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 def pipeline_schema() -> Schema:
     """The JSON Schema of pipeline files: an editor that has it completes and checks them."""
-    from etl.loaders.bucket_posture import BucketPosture
+    from etl.bucket.posture import BucketPosture
 
     definitions: dict[str, Schema] = {
         "Variable": {"type": "string", "pattern": r"\$\{\w+(:-[^}]*)?\}", "description": "From the environment."}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pandas import DataFrame, Series
 from pandas.testing import assert_frame_equal
 
-from etl.arrow import array_of, as_text
 from etl.ledger import Account
+from etl.tables.arrow import array_of, as_text
 from tests.contracts import TransformerContract
 
 TEXT = pd.ArrowDtype(pa.string())

@@ -13,7 +13,7 @@ def exit_code_of(function: Callable[..., None], *arguments: Any) -> int | None:
     The process is forked from one that has imported what the function needs and nothing of a running test.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__, "etl.loaders.encoders"])
+    context.set_forkserver_preload([function.__module__, "etl.formats.encoders"])
     process = context.Process(target=function, args=arguments)
     process.start()
     process.join(timeout=60)

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from etl.bucket.command import SETTINGS, bucket_command, is_amazon, shortfalls, show_and_mend
+from etl.bucket.lifecycle import Lifecycle
+from etl.bucket.place import Place
+from etl.bucket.policy import BucketPolicy
+from etl.bucket.posture import BucketPosture
+from etl.bucket.settings import DefaultEncryption, Document, Ownership, PublicAccess, Setting
 from etl.errors import AccessError, ConfigError, RetryLater
-from etl.loaders.bucket import SETTINGS, bucket_command, is_amazon, shortfalls, show_and_mend
-from etl.loaders.bucket_lifecycle import Lifecycle
-from etl.loaders.bucket_place import Place
-from etl.loaders.bucket_policy import BucketPolicy
-from etl.loaders.bucket_posture import BucketPosture
-from etl.loaders.bucket_settings import DefaultEncryption, Document, Ownership, PublicAccess, Setting
 from etl.loaders.s3 import S3Loader
-from etl.loaders.s3_client import make_client
+from etl.s3.client import make_client
 from tests.conftest import Bucket
 from tests.s3_front import Front, front_of
 

@@ -17,7 +17,7 @@ from etl.base import Transformer
 from etl.config import load_pipeline
 from etl.errors import ConfigError, DataError
 from etl.ledger import Account
-from etl.schema import Column, Columns
+from etl.tables.schema import Column, Columns
 from etl.transformers.contract import Contract
 from tests.any_split import AnySplitContract, listed, rejects, table
 

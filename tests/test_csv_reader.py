@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etl.csv_options import CsvOptions
-from etl.csv_reader import CHUNK_BYTES, read_csv
 from etl.errors import DataError
+from etl.files.csv_options import CsvOptions
+from etl.files.csv_reader import CHUNK_BYTES, read_csv
 from etl.ledger import Account
 
 Cells = tuple[str | None, ...]
@@ -431,7 +431,7 @@ def test_many_quotes_that_never_close_take_a_linear_time() -> None:
 
 
 def test_options_do_not_load_the_libraries_that_read() -> None:
-    code = "import sys, etl.csv_options; print({'pandas', 'numpy', 'pyarrow'} & set(sys.modules))"
+    code = "import sys, etl.files.csv_options; print({'pandas', 'numpy', 'pyarrow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -29,9 +29,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from etl.download import Download, DownloadOptions, fetch, peek
 from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater, SourceError, StorageError
-from etl.web import check_redirect, url_problem
+from etl.http.download import Download, DownloadOptions, fetch, peek
+from etl.http.request import check_redirect, url_problem
 from tests.conftest import PROJECT
 from tests.web import WebServer
 
@@ -196,7 +196,7 @@ class TestResume:
         web.once("/a.zip", trickle=(10_000, 0.05))
         code = f"""
             from pathlib import Path
-            from etl.download import DownloadOptions, fetch
+            from etl.http.download import DownloadOptions, fetch
             fetch({url!r}, Path({str(cache)!r}), DownloadOptions())
         """
         process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=PROJECT)
@@ -569,7 +569,7 @@ class TestWhatIsSaid:
         code = f"""
             import json, sys
             from pathlib import Path
-            from etl.download import DownloadOptions, fetch
+            from etl.http.download import DownloadOptions, fetch
             fetch({url!r}, Path({str(cache)!r}), DownloadOptions())
             print(json.dumps([name for name in sys.modules if name in ("rich", "pandas", "pyarrow")]))
         """

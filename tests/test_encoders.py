@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 from pydantic import ValidationError
 
-from etl.batches import regroup
 from etl.errors import DataError, EtlError
-from etl.loaders.encoders import arrow_tables, encode
-from etl.loaders.formats import CsvStyle, Format, FormatOptions, ParquetOptions
+from etl.formats.encoders import arrow_tables, encode
+from etl.formats.options import CsvStyle, Format, FormatOptions, ParquetOptions
+from etl.tables.batches import regroup
 
 FORMATS = get_args(Format)
 SMALL_GROUPS = FormatOptions(parquet=ParquetOptions(row_group_rows=5))

@@ -32,8 +32,8 @@ from pydantic import ValidationError
 
 from etl.errors import ConfigError, DataError, EtlError, RetryLater, SourceError
 from etl.extractors.files import FilesExtractor
-from etl.json_columns import flattened
-from etl.json_records import json_array, json_lines
+from etl.files.json_columns import flattened
+from etl.files.json_records import json_array, json_lines
 from etl.ledger import Account, Reject
 from etl.paths import PROJECT
 from main import Pipeline

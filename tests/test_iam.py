@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
+from etl.bucket.command import bucket_command, shortfalls
+from etl.bucket.iam import iam_command
+from etl.bucket.posture import BucketPosture
 from etl.errors import EtlError
-from etl.loaders.bucket import bucket_command, shortfalls
-from etl.loaders.bucket_posture import BucketPosture
-from etl.loaders.iam import iam_command
 from etl.loaders.s3 import S3Loader
-from etl.loaders.s3_options import MIB
+from etl.s3.options import MIB
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
 from tests.s3_front import Call, Front, front_of

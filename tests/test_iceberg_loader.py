@@ -31,10 +31,10 @@ from pyiceberg.types import LongType, NestedField, StringType
 
 from etl.base import Loader
 from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater
-from etl.loaders.formats import ParquetOptions
+from etl.formats.options import ParquetOptions
+from etl.iceberg.catalog import IcebergCatalog, iceberg_errors
+from etl.iceberg.files import DataFiles, storable
 from etl.loaders.iceberg import IcebergLoader
-from etl.loaders.iceberg_catalog import IcebergCatalog, iceberg_errors
-from etl.loaders.iceberg_files import DataFiles, storable
 from etl.steps import load_class
 from main import Pipeline
 from samples.make_sample import make_sample

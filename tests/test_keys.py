@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from pandas import DataFrame, Series
 
 from etl.errors import ConfigError, EtlError
-from etl.fingerprints import CONTENT_LANE, KEY_LANES, Fingerprinter
-from etl.keys import KeyIndex, _Table, _TablesOnDisk
+from etl.tables.fingerprints import CONTENT_LANE, KEY_LANES, Fingerprinter
+from etl.tables.keys import KeyIndex, _Table, _TablesOnDisk
 from tests.conftest import PROJECT
 
 TINY = 1  # byte: the smallest index, which holds 64 keys in memory
@@ -361,7 +361,7 @@ USE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from pandas import DataFrame
-from etl.keys import KeyIndex
+from etl.tables.keys import KeyIndex
 index = KeyIndex(memory_budget=1, folder=Path(sys.argv[1]))
 index.check(DataFrame({"key": range(1000)}), ["key"])
 os.kill(os.getpid(), signal.SIGKILL)

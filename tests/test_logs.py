@@ -21,7 +21,7 @@ def _restore_logging() -> object:
 
 
 def record(message: str, *arguments: object) -> logging.LogRecord:
-    made = logging.LogRecord("etl.download", logging.INFO, "file.py", 1, message, arguments, None)
+    made = logging.LogRecord("etl.http.download", logging.INFO, "file.py", 1, message, arguments, None)
     run = RunContext()
     run.run_id = "run-7"
     run.filter(made)

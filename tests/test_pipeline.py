@@ -22,10 +22,10 @@ from etl.errors import AccessError, DataError, SourceError
 from etl.extractors.zip_url import ZipUrlExtractor
 from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
-from etl.loaders.s3_options import MIB
 from etl.lock import locked
 from etl.report import RunReport
 from etl.run import Source
+from etl.s3.options import MIB
 from etl.transformers.lego import LegoCleaner
 from main import Pipeline, main
 from samples.make_sample import make_sample

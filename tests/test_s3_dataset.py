@@ -24,11 +24,11 @@ from pandas.testing import assert_frame_equal
 import etl
 from etl.base import Loader
 from etl.errors import ConfigError, DataError, EtlError, RetryLater
-from etl.loaders.history import roll_back, show_versions, sweep
+from etl.history import roll_back, show_versions, sweep
 from etl.loaders.s3 import S3Loader
-from etl.loaders.s3_options import KIB, MIB
-from etl.loaders.s3_parts import NULL_FOLDER
 from etl.run import Published, Receipt, Run
+from etl.s3.options import KIB, MIB
+from etl.s3.parts import NULL_FOLDER
 from tests.conftest import PROJECT, Bucket
 from tests.contracts import LoaderContract
 from tests.s3_front import Front, front_of
@@ -342,7 +342,7 @@ class TestPartitioning:
     def test_too_long_and_too_many_values(self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(DataError, match="too long for the name of a partition: text=xxx"):
             dataset.write(DataFrame({"number": [1], "text": ["x" * 500]}), {"partition_by": ["text"]})
-        monkeypatch.setattr("etl.loaders.s3_parts._MOST_PARTITIONS", 3)
+        monkeypatch.setattr("etl.s3.parts._MOST_PARTITIONS", 3)
         with pytest.raises(DataError, match="more than 3 partitions"):
             dataset.write(frame(1, 2, 3, 4), {"partition_by": ["number"]})
 
@@ -548,7 +548,7 @@ class TestRepeating:
         self, dataset: Dataset, front: Front, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """They might be swept at any moment."""
-        monkeypatch.setattr("etl.loaders.s3_sending._REUSABLE", timedelta(0))
+        monkeypatch.setattr("etl.s3.sending._REUSABLE", timedelta(0))
         dataset.write(frame(1))
         front.calls.clear()
         dataset.publish(frame(1))

@@ -15,8 +15,8 @@ from botocore.exceptions import ClientError
 
 from etl.errors import AccessError, ConfigError, EtlError, RetryLater
 from etl.loaders.s3 import S3Loader
-from etl.loaders.s3_client import s3_errors
-from etl.loaders.s3_store import Store
+from etl.s3.client import s3_errors
+from etl.s3.store import Store
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
 from tests.s3_front import Front, front_of

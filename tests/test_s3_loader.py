@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from etl.base import Loader
 from etl.errors import ConfigError, EtlError, RetryLater
 from etl.loaders.s3 import S3Loader
-from etl.loaders.s3_options import MIB
 from etl.run import Published, Receipt, Run
+from etl.s3.options import MIB
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
 from tests.s3_front import Call, Front, front_of
@@ -415,8 +415,8 @@ class TestHistory:
             self.loader.rollback("run-9")
 
     def test_large_versions_are_copied_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("etl.loaders.s3_copy._LARGEST_COPY", 6 * MIB)
-        monkeypatch.setattr("etl.loaders.s3_copy._COPIED_PART", 5 * MIB)
+        monkeypatch.setattr("etl.s3.copy._LARGEST_COPY", 6 * MIB)
+        monkeypatch.setattr("etl.s3.copy._COPIED_PART", 5 * MIB)
         loader = S3Loader(bucket=self.bucket.name, key="big.parquet", part_bytes=5 * MIB)
         run = LoaderContract.a_run()
         loader.commit([loader.load(random_batches(10), run)], run)

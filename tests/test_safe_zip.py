@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import DataError
-from etl.safe_zip import DamagedZipError, ZipLimits, open_member
+from etl.files.safe_zip import DamagedZipError, ZipLimits, open_member
 
 CSV = b"a,b\r\n" + b"".join(b"%d,%d\r\n" % (n, n * n) for n in range(3000))
 Edit = Callable[[bytearray], object]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pandas import DataFrame
 
 from etl.errors import ConfigError, DataError
-from etl.evaluation import evaluate
-from etl.expressions import FUNCTIONS, parse
+from etl.tables.evaluation import evaluate
+from etl.tables.expressions import FUNCTIONS, parse
 from tests.any_split import listed, table
 
 NOON = dt.datetime(2024, 1, 31, 12)  # noqa: DTZ001

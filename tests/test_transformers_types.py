@@ -14,10 +14,10 @@ from pandas import DataFrame
 from pydantic import ValidationError
 
 from etl.base import Transformer
-from etl.casting import cast
 from etl.errors import ConfigError, DataError
 from etl.ledger import Account
-from etl.schema import arrow_type
+from etl.tables.casting import cast
+from etl.tables.schema import arrow_type
 from etl.transformers.types import CastTypes, ParseDates, ParseNumbers
 from tests.any_split import AnySplitContract, listed, rejects, repairs, table
 

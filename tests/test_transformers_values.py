@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from pandas import DataFrame
 
-from etl.arrow import pc
 from etl.base import Transformer
 from etl.errors import ConfigError, DataError
 from etl.ledger import Account
+from etl.tables.arrow import pc
 from etl.transformers.values import CleanText, FillMissing, ReplaceValues
 from tests.any_split import AnySplitContract, listed, repairs, table
 

@@ -18,9 +18,9 @@ import pytest
 from pydantic import ValidationError
 
 from etl.base import Extractor
-from etl.csv_options import CsvOptions
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 from etl.extractors.zip_url import ZipUrlExtractor
+from etl.files.csv_options import CsvOptions
 from etl.paths import PROJECT
 from tests.contracts import ExtractorContract
 from tests.web import WebServer

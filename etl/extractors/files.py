@@ -11,22 +11,22 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from etl.base import Extractor
 from etl.errors import ConfigError
-from etl.file_formats import FileFormat, FileOptions, format_of
-from etl.file_places import S3_SCHEME, FoundFile, find_files, literal
+from etl.files.formats import FileFormat, FileOptions, format_of
+from etl.files.places import S3_SCHEME, FoundFile, find_files, literal
 from etl.ledger import Account
 from etl.run import Source
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.file_readers import TableReader
+    from etl.files.readers import TableReader
 
 
 class FilesExtractor(FileOptions, Extractor):
     """Reads CSV, TSV, JSON lines, JSON arrays, Parquet and Excel files, compressed or not, as one table.
 
     A row's number is its number in its file. CSV and Excel give columns of text; Parquet keeps its types, and JSON is
-    typed by the rule in ``etl.json_columns``. All files must have the columns of the first; a file is one split.
+    typed by the rule in ``etl.files.json_columns``. All files must have the columns of the first; a file is one split.
     """
 
     path: str | tuple[str, ...] = Field(
@@ -123,7 +123,7 @@ class FilesExtractor(FileOptions, Extractor):
         return first
 
     def _reader(self, files: Sequence[FoundFile]) -> TableReader:
-        from etl.file_readers import reader_for
+        from etl.files.readers import reader_for
 
         return reader_for(self._format(files), self)
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from etl.base import Extractor
-from etl.csv_options import CsvOptions
-from etl.download import HEAD_BYTES, Download, DownloadOptions, discard, fetch, peek
 from etl.errors import RetryLater, SourceError
+from etl.files.csv_options import CsvOptions
+from etl.files.safe_zip import DamagedZipError, ZipLimits, looks_like_zip, open_member
+from etl.http.download import HEAD_BYTES, Download, DownloadOptions, discard, fetch, peek
+from etl.http.request import url_problem
 from etl.ledger import Account
 from etl.paths import cache_folder
 from etl.run import Source
-from etl.safe_zip import DamagedZipError, ZipLimits, looks_like_zip, open_member
-from etl.web import url_problem
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,7 +64,7 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
 
     def read(self, account: Account) -> Iterator[DataFrame]:
         """Read the zip that ``inspect`` saw last; without it, what the server has now."""
-        from etl.csv_reader import read_csv
+        from etl.files.csv_reader import read_csv
 
         download = self._inspected_again()
         try:

@@ -20,8 +20,8 @@ from pyiceberg.exceptions import (
 
 from etl.base import Loader
 from etl.errors import ConfigError, DataError, EtlError, RetryLater
-from etl.loaders.formats import ParquetOptions
-from etl.loaders.iceberg_catalog import IcebergCatalog, iceberg_errors
+from etl.formats.options import ParquetOptions
+from etl.iceberg.catalog import IcebergCatalog, iceberg_errors
 from etl.run import Live, Published, Receipt, Run
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.snapshots import Snapshot
 
-    from etl.loaders.iceberg_files import DataFiles
+    from etl.iceberg.files import DataFiles
 
 MIB = 1024 * 1024
 
@@ -83,9 +83,9 @@ class IcebergLoader(Loader):
         return Live(self.uri, told["etl.run-id"], told.get("etl.recipe"), str(snapshot.snapshot_id))
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
-        from etl.keys import KeyIndex
-        from etl.loaders.encoders import arrow_tables
-        from etl.loaders.iceberg_files import DataFiles, storable
+        from etl.formats.encoders import arrow_tables
+        from etl.iceberg.files import DataFiles, storable
+        from etl.tables.keys import KeyIndex
 
         with ExitStack() as stack, iceberg_errors(self.uri):
             if self.mode == "upsert":
@@ -125,7 +125,7 @@ class IcebergLoader(Loader):
 
     def abort(self, receipts: Sequence[Receipt]) -> None:
         """Remove the data files, unless they are part of the table by now."""
-        from etl.loaders.iceberg_files import remove
+        from etl.iceberg.files import remove
 
         for receipt in receipts:
             try:
@@ -199,7 +199,7 @@ class IcebergLoader(Loader):
         """A transaction in which the table exists and has the right columns. Nothing is to be seen of it so far."""
         from pyiceberg.io.pyarrow import UnsupportedPyArrowTypeException, schema_to_pyarrow
 
-        from etl.loaders.iceberg_files import additions, check_types
+        from etl.iceberg.files import additions, check_types
 
         table = self._find(catalog)
         if table is None:
@@ -224,7 +224,7 @@ class IcebergLoader(Loader):
             raise ConfigError(f"{self.uri} is partitioned; IcebergLoader writes tables without partitions only")
 
     def _publish(self, catalog: Catalog, receipt: Receipt, run: Run) -> Snapshot | None:
-        from etl.loaders.iceberg_files import DataFiles
+        from etl.iceberg.files import DataFiles
 
         transaction = self._begin(catalog, receipt.detail["incoming"])
         if transaction.table_metadata.schema() != receipt.detail["schema"]:
@@ -253,7 +253,7 @@ class IcebergLoader(Loader):
         """Put one snapshot into the transaction. ``rewritten`` takes rows that stay, of files that lose others."""
         from pyiceberg.expressions import AlwaysTrue
 
-        from etl.loaders.iceberg_files import Survivors, data_files
+        from etl.iceberg.files import Survivors, data_files
 
         update = transaction.update_snapshot(snapshot_properties=_summary(receipt, run))
         paths = receipt.detail["paths"]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from etl.base import Loader
+from etl.drafts import Draft, disk_errors, remove, sweep, take_place
 from etl.errors import ConfigError, EtlError, RetryLater
-from etl.loaders.drafts import Draft, disk_errors, remove, sweep, take_place
-from etl.loaders.formats import Format, FormatOptions, format_of
+from etl.formats.options import Format, FormatOptions, format_of
 from etl.run import Live, Published, Receipt, Run
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LocalLoader(Loader, FormatOptions):
         return Live(str(self.file), told["run_id"], told["recipe"]) if told else None
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
-        from etl.loaders.encoders import encode
+        from etl.formats.encoders import encode
 
         self._refuse_folder()
         with Draft(self.file, run.id) as draft:

@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etl.base import Loader
-from etl.loaders.formats import CONTENT_TYPES
-from etl.loaders.history import Garbage, History, Version
-from etl.loaders.s3_options import S3Options
+from etl.formats.options import CONTENT_TYPES
+from etl.history import Garbage, History, Version
 from etl.run import Live, Published, Receipt, Run
+from etl.s3.options import S3Options
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.loaders.s3_dataset import DatasetLayout
-    from etl.loaders.s3_history import DatasetHistory
-    from etl.loaders.s3_object import ObjectLayout
-    from etl.loaders.s3_store import Store
+    from etl.s3.dataset import DatasetLayout
+    from etl.s3.history import DatasetHistory
+    from etl.s3.object import ObjectLayout
+    from etl.s3.store import Store
 
 
 class S3Loader(Loader, S3Options, History):
     """Publishes one object (``key``) or a dataset of many objects (``prefix``).
 
-    Both appear in one act at the commit, and equal content is not written again. ``s3_object.py`` says how that
-    is done for one object, whose history is the bucket's versioning; ``s3_dataset.py`` how for a dataset, which keeps
+    Both appear in one act at the commit, and equal content is not written again. ``etl/s3/object.py`` says how that
+    is done for one object, whose history is the bucket's versioning; ``etl/s3/dataset.py`` how for a dataset, which keeps
     its own history.
     """
 
@@ -36,7 +36,7 @@ class S3Loader(Loader, S3Options, History):
 
     def store(self, *, hurried: bool = False) -> Store:
         """A new connection to the bucket."""
-        from etl.loaders.s3_store import Store
+        from etl.s3.store import Store
 
         return Store(
             self.bucket,
@@ -96,20 +96,20 @@ class S3Loader(Loader, S3Options, History):
 
     def _layout(self) -> ObjectLayout | DatasetLayout:
         if self.key is not None:
-            from etl.loaders.s3_object import ObjectLayout
+            from etl.s3.object import ObjectLayout
 
             return ObjectLayout(self, self.key)
-        from etl.loaders.s3_dataset import DatasetLayout
+        from etl.s3.dataset import DatasetLayout
 
         return DatasetLayout(self, self.prefix or "")
 
     def _history(self) -> ObjectLayout | DatasetHistory:
         if self.key is not None:
-            from etl.loaders.s3_object import ObjectLayout
+            from etl.s3.object import ObjectLayout
 
             return ObjectLayout(self, self.key)
-        from etl.loaders.s3_history import DatasetHistory
-        from etl.loaders.s3_pointer import Catalog
+        from etl.s3.history import DatasetHistory
+        from etl.s3.pointer import Catalog
 
         return DatasetHistory(Catalog(self.store(), self.prefix or ""))
 

@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 
 from etl.base import Transformer
 from etl.errors import DataError
-from etl.expressions import Expression
+from etl.tables.expressions import Expression
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.arrow import Values
     from etl.ledger import Account
+    from etl.tables.arrow import Values
 
 _Name = Annotated[str, Field(min_length=1)]
 _Names = Annotated[tuple[_Name, ...], Field(min_length=1)]
@@ -36,7 +36,7 @@ class RenameColumns(Transformer):
         return self
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import check_columns
+        from etl.tables.arrow import check_columns
 
         check_columns(batch, self.names)
         names = [self._new_name(str(name)) for name in batch.columns]
@@ -62,7 +62,7 @@ class SelectColumns(Transformer):
     columns: _Names = Field(description="The columns to keep.")
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import check_columns
+        from etl.tables.arrow import check_columns
 
         check_columns(batch, self.columns)
         return batch[list(self.columns)]
@@ -74,14 +74,14 @@ class DropColumns(Transformer):
     columns: _Names = Field(description="The columns to leave out.")
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import check_columns
+        from etl.tables.arrow import check_columns
 
         check_columns(batch, self.columns)
         return batch.drop(columns=list(self.columns))
 
 
 class DeriveColumns(Transformer):
-    """Computes columns from others, row by row, as ``etl/expressions.py`` tells. What cannot be computed is null.
+    """Computes columns from others, row by row, as ``etl/tables/expressions.py`` tells. What cannot be computed is null.
 
     A column that exists already is replaced, and what changed in it is reported.
     """
@@ -91,8 +91,8 @@ class DeriveColumns(Transformer):
     )
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, as_text, series_of, with_columns
-        from etl.evaluation import evaluate
+        from etl.tables.arrow import array_of, as_text, series_of, with_columns
+        from etl.tables.evaluation import evaluate
 
         for name, expression in self.columns.items():
             result = evaluate(expression, batch, f"columns.{name}")
@@ -112,7 +112,7 @@ class SplitColumn(Transformer):
     keep: bool = Field(default=False, description="Whether to keep the column itself too.")
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns
 
         check_columns(batch, [self.column])
         whole = batch[self.column]
@@ -125,7 +125,7 @@ class SplitColumn(Transformer):
 
 
 def _parts(text: Values, separator: str, count: int) -> list[Values]:
-    from etl.arrow import pc
+    from etl.tables.arrow import pc
 
     lists = pc.split_pattern(text, separator, max_splits=count - 1)
     padded = pc.list_slice(lists, 0, count, return_fixed_size_list=True)

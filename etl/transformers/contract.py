@@ -14,15 +14,15 @@ from pydantic import Field, model_validator
 
 from etl.base import Transformer
 from etl.errors import DataError
-from etl.schema import Columns, Reference
 from etl.steps import did_you_mean
+from etl.tables.schema import Columns, Reference
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from etl.arrow import Values
-    from etl.keys import KeyIndex
     from etl.ledger import Account
+    from etl.tables.arrow import Values
+    from etl.tables.keys import KeyIndex
 
 Broken = tuple[str, "Series[Any]"]
 
@@ -63,13 +63,13 @@ class Contract(Transformer):
 
     def ingredients(self) -> tuple[str, ...]:
         """Stands for the files that columns refer to in the recipe of a run: other contents, another result."""
-        from etl.small_tables import fingerprint
+        from etl.tables.small_tables import fingerprint
 
         return tuple(fingerprint(column.references.file) for column in self.columns.values() if column.references)
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import check_columns, with_columns
-        from etl.rules import conform
+        from etl.tables.arrow import check_columns, with_columns
+        from etl.tables.rules import conform
 
         memory: _Memory = account.state
         check_columns(batch, self.columns)
@@ -95,7 +95,7 @@ class _Memory:
     """What a contract must know beyond one batch: the values seen so far, and those that a file allows."""
 
     def __init__(self, contract: Contract) -> None:
-        from etl.keys import KeyIndex
+        from etl.tables.keys import KeyIndex
 
         unique = [(column.name,) for column in contract.columns.values() if column.unique]
         keys = unique + ([contract.key] if contract.key else [])
@@ -104,9 +104,9 @@ class _Memory:
         self._allowed = {name: _values_of(reference) for name, reference in self._references.items()}
 
     def check_references(self, table: DataFrame, account: Account) -> None:
-        from etl.arrow import array_of, pc, rows_where
-        from etl.casting import cast
-        from etl.rules import among
+        from etl.tables.arrow import array_of, pc, rows_where
+        from etl.tables.casting import cast
+        from etl.tables.rules import among
 
         for name, reference in self._references.items():
             values = array_of(table[name])
@@ -116,7 +116,7 @@ class _Memory:
                 account.reject(rows_where(missing, table.index), rule, column=name, values=table[name])
 
     def check_uniqueness(self, table: DataFrame, account: Account) -> None:
-        from etl.arrow import key_text
+        from etl.tables.arrow import key_text
 
         for key, seen in self._seen.items():
             leaving = account.leaving(table.index)
@@ -133,8 +133,8 @@ class _Memory:
 
 
 def _values_of(reference: Reference) -> Values:
-    from etl.arrow import array_of, check_columns
-    from etl.small_tables import read_small_table
+    from etl.tables.arrow import array_of, check_columns
+    from etl.tables.small_tables import read_small_table
 
     table = read_small_table(reference.file)
     check_columns(table, [reference.column])

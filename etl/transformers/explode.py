@@ -41,7 +41,7 @@ class ExplodeJson(Transformer):
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         import numpy as np
 
-        from etl.arrow import array_of, as_text, check_columns
+        from etl.tables.arrow import array_of, as_text, check_columns
 
         check_columns(batch, [self.column])
         others = batch.drop(columns=self.column)

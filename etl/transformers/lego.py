@@ -8,13 +8,13 @@ from pydantic import Field
 
 from etl.base import Transformer
 from etl.errors import DataError
-from etl.schema import Column
+from etl.tables.schema import Column
 
 if TYPE_CHECKING:  # pandas is imported where it is used: a run that finds nothing new does without
     from pandas import DataFrame, Series
 
-    from etl.keys import KeyIndex
     from etl.ledger import Account
+    from etl.tables.keys import KeyIndex
 
 # As the source's own data dictionary describes them, in the order in which they are published.
 COLUMNS = (
@@ -55,7 +55,7 @@ class LegoCleaner(Transformer):
     )
 
     def start(self) -> KeyIndex:
-        from etl.keys import KeyIndex
+        from etl.tables.keys import KeyIndex
 
         return KeyIndex()
 
@@ -68,8 +68,8 @@ class LegoCleaner(Transformer):
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         from pandas import DataFrame
 
-        from etl.rules import conform
-        from etl.text import clean_text
+        from etl.tables.rules import conform
+        from etl.tables.text import clean_text
 
         sets = _declared_columns(batch, account)
         for column in COLUMNS:

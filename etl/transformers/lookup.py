@@ -13,8 +13,8 @@ from etl.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.arrow import Values
     from etl.ledger import Account
+    from etl.tables.arrow import Values
 
 
 def _same_names(names: Any) -> Any:
@@ -43,8 +43,8 @@ class Lookup(Transformer):
     )
 
     def start(self) -> _Table:
-        from etl.arrow import check_columns
-        from etl.small_tables import read_small_table
+        from etl.tables.arrow import check_columns
+        from etl.tables.small_tables import read_small_table
 
         rows = read_small_table(self.file)
         try:
@@ -55,12 +55,12 @@ class Lookup(Transformer):
 
     def ingredients(self) -> tuple[str, ...]:
         """Stands for the file in the recipe of a run: another content, another result."""
-        from etl.small_tables import fingerprint
+        from etl.tables.small_tables import fingerprint
 
         return (fingerprint(self.file),)
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, check_columns, series_of, with_columns
 
         check_columns(batch, self.on)
         taken = [name for name in self.take.values() if name in batch.columns]
@@ -73,7 +73,7 @@ class Lookup(Transformer):
         return with_columns(batch, {n: series_of(table.take(old, found), like) for old, n in self.take.items()})
 
     def _report_unmatched(self, rows: DataFrame, account: Account) -> None:
-        from etl.arrow import key_text
+        from etl.tables.arrow import key_text
 
         if self.unmatched == "drop":
             account.drop(rows.index, f"{', '.join(self.on)} not in {self.file.name}")
@@ -91,13 +91,13 @@ class _Table:
         self._keys: dict[tuple[Any, ...], tuple[list[Values], Values]] = {}
 
     def take(self, column: str, places: Values) -> Values:
-        from etl.arrow import array_of
+        from etl.tables.arrow import array_of
 
         return array_of(self._rows[column]).take(places)
 
     def find(self, sought: dict[str, Values]) -> Values:
         """The places of the rows whose key columns hold what is sought; null where there is none."""
-        from etl.arrow import pc
+        from etl.tables.arrow import pc
 
         distinct, codes = self._codes({name: values.type for name, values in sought.items()})
         return pc.index_in(_coded(list(sought.values()), distinct), value_set=codes, skip_nulls=True)
@@ -115,8 +115,8 @@ class _Table:
 
     def _typed(self, name: str, kind: Any) -> Values:
         """A key column in the type of the column that looks for it."""
-        from etl.arrow import array_of
-        from etl.casting import cast
+        from etl.tables.arrow import array_of
+        from etl.tables.casting import cast
 
         keys = array_of(self._rows[name])
         typed = cast(keys, kind)
@@ -126,7 +126,7 @@ class _Table:
         return typed
 
     def _check_unique(self, codes: Values, names: list[str]) -> None:
-        from etl.arrow import key_text
+        from etl.tables.arrow import key_text
 
         repeated = self._rows[
             codes.to_pandas().duplicated().to_numpy() & codes.is_valid().to_numpy(zero_copy_only=False)
@@ -140,7 +140,7 @@ def _coded(columns: list[Values], distinct: list[Values]) -> Values:
     """One number for each combination of values; null if one is null or not among the distinct ones of its column."""
     import pyarrow as pa
 
-    from etl.arrow import pc
+    from etl.tables.arrow import pc
 
     code: Values = pa.scalar(0, pa.int64())
     for column, values in zip(columns, distinct, strict=True):

@@ -13,8 +13,8 @@ from etl.base import Transformer
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.arrow import Values
     from etl.ledger import Account
+    from etl.tables.arrow import Values
 
 _SHORTEST_KEY = 16
 _HASH_DIGITS = 32
@@ -55,7 +55,7 @@ class MaskColumns(Transformer):
         return (_keyed_hash(self._key_bytes(), "recipe"),) if self.key else ()
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns
 
         check_columns(batch, self.columns)
         masked = {}
@@ -69,8 +69,8 @@ class MaskColumns(Transformer):
     def _masked(self, text: Values) -> Values:
         import pyarrow as pa
 
-        from etl.arrow import pc
-        from etl.casting import each_distinct
+        from etl.tables.arrow import pc
+        from etl.tables.casting import each_distinct
 
         if self.method == "redact":
             return pc.if_else(text.is_valid(), self.text, None)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from etl.base import Transformer
-from etl.expressions import Expression
+from etl.tables.expressions import Expression
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.keys import KeyIndex
     from etl.ledger import Account
+    from etl.tables.keys import KeyIndex
 
 
 class FilterRows(Transformer):
-    """Keeps the rows for which a condition, written as ``etl/expressions.py`` tells, is true; drops the others."""
+    """Keeps the rows for which a condition, written as ``etl/tables/expressions.py`` tells, is true; drops the others."""
 
     keep: Expression = Field(description='The condition, such as year >= 2000 and theme in ["City", "Space"].')
     keep_unknown: bool = Field(
@@ -25,8 +25,8 @@ class FilterRows(Transformer):
     )
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import pc, rows_where
-        from etl.evaluation import condition
+        from etl.tables.arrow import pc, rows_where
+        from etl.tables.evaluation import condition
 
         kept = condition(self.keep, batch, "keep")
         shown = " ".join(self.keep.split())
@@ -49,7 +49,7 @@ class DropDuplicates(Transformer):
     )
 
     def start(self) -> KeyIndex:
-        from etl.keys import KeyIndex
+        from etl.tables.keys import KeyIndex
 
         return KeyIndex()
 
@@ -57,7 +57,7 @@ class DropDuplicates(Transformer):
         return self.keys
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import check_columns, key_text
+        from etl.tables.arrow import check_columns, key_text
 
         check_columns(batch, self.keys)
         index: KeyIndex = account.state

@@ -11,13 +11,13 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from etl.base import Transformer
 from etl.errors import ConfigError
-from etl.schema import ColumnType, arrow_type, check_zone
+from etl.tables.schema import ColumnType, arrow_type, check_zone
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from etl.arrow import Values
     from etl.ledger import Account
+    from etl.tables.arrow import Values
 
 _Columns = Annotated[tuple[str, ...], Field(min_length=1)]
 _Invalid = Literal["reject", "null"]
@@ -31,8 +31,8 @@ class CastTypes(Transformer):
     invalid: _Invalid = Field(default="reject", description=_INVALID)
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, check_columns, series_of, with_columns
-        from etl.casting import cast, misfit
+        from etl.tables.arrow import array_of, check_columns, series_of, with_columns
+        from etl.tables.casting import cast, misfit
 
         check_columns(batch, self.types)
         typed = {}
@@ -80,7 +80,7 @@ class ParseDates(Transformer):
         return self
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import as_text, check_columns, series_of, with_columns
 
         check_columns(batch, self.columns)
         zone = f"[{self.zone}]" if self.zone else ""
@@ -96,7 +96,7 @@ class ParseDates(Transformer):
 
     def _parsed(self, raw: Values) -> Values:
         """Each distinct text is read once, in all formats."""
-        from etl.arrow import pc
+        from etl.tables.arrow import pc
 
         coded: Any = raw.dictionary_encode()
         return pc.coalesce(*self._readings(coded.dictionary)).take(coded.indices)
@@ -105,8 +105,8 @@ class ParseDates(Transformer):
         import pandas as pd
         import pyarrow as pa
 
-        from etl.arrow import pc
-        from etl.casting import cast
+        from etl.tables.arrow import pc
+        from etl.tables.casting import cast
 
         kind = arrow_type(f"timestamp[{self.zone}]" if self.zone else self.to)
         plain = pc.if_else(pc.match_substring_regex(texts, "[0-9]"), texts, None)  # pandas reads "now" and "today"
@@ -141,8 +141,8 @@ class ParseNumbers(Transformer):
         return self
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import as_text, check_columns, series_of, with_columns
-        from etl.casting import cast, misfit
+        from etl.tables.arrow import as_text, check_columns, series_of, with_columns
+        from etl.tables.casting import cast, misfit
 
         check_columns(batch, self.columns)
         parsed = {}
@@ -158,7 +158,7 @@ class ParseNumbers(Transformer):
 
     def _plain(self, text: Values) -> Values:
         """The numbers as programs write them, null where there is none: 1.234,50 EUR -> 1234.50, 12% -> 12e-2."""
-        from etl.arrow import pc
+        from etl.tables.arrow import pc
 
         plain = pc.if_else(pc.match_substring_regex(text, self._pattern()), text, None)
         for sign in sorted(self.currency, key=len, reverse=True):
@@ -188,7 +188,7 @@ _LOOK_ALIKES = {" ": "[ \u00a0\u202f]", "'": "['\u2019]"}
 def _text(values: Series[Any], step: str) -> Values:
     import pyarrow as pa
 
-    from etl.arrow import array_of
+    from etl.tables.arrow import array_of
 
     text = array_of(values)
     if not pa.types.is_string(text.type):
@@ -200,7 +200,7 @@ def _report_misfits(
     values: Series[Any], raw: Values, typed: Values, rule: str, invalid: _Invalid, account: Account
 ) -> None:
     """Reject the rows whose value could not be read, or report that it was made null."""
-    from etl.arrow import pc, rows_where, series_of
+    from etl.tables.arrow import pc, rows_where, series_of
 
     if typed.null_count == raw.null_count:
         return
@@ -214,7 +214,7 @@ def _report_misfits(
 
 def _report_readings(values: Series[Any], raw: Values, read: Values, rule: str, account: Account) -> None:
     """Report the texts that were read as something that is written in another way."""
-    from etl.arrow import pc, series_of
+    from etl.tables.arrow import pc, series_of
 
     if not read.equals(raw):
         account.repair(rule, series_of(raw, values), series_of(pc.coalesce(read, raw), values))

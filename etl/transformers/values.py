@@ -14,8 +14,8 @@ from etl.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from etl.arrow import Values
     from etl.ledger import Account
+    from etl.tables.arrow import Values
 
 _Scalar = bool | int | float | str
 
@@ -36,7 +36,7 @@ class CleanText(Transformer):
     empty_to_null: bool = Field(default=True, description="Make empty text null.")
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns
 
         names = _text_columns(batch) if self.columns is None else self.columns
         check_columns(batch, names)
@@ -50,7 +50,7 @@ class CleanText(Transformer):
         return with_columns(batch, cleaned)
 
     def _rules(self) -> Iterator[tuple[str, Callable[[Values], Values]]]:
-        from etl import text
+        from etl.tables import text
 
         if self.unicode != "keep":
             yield "unicode", partial(text.normalised, form=self.unicode)
@@ -70,7 +70,7 @@ class FillMissing(Transformer):
     values: dict[str, _Scalar] = Field(min_length=1, description="Column -> the value to put in.")
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, check_columns, pc, series_of, with_columns
+        from etl.tables.arrow import array_of, check_columns, pc, series_of, with_columns
 
         check_columns(batch, self.values)
         filled = {}
@@ -89,7 +89,7 @@ class ReplaceValues(Transformer):
     )
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.arrow import array_of, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, check_columns, series_of, with_columns
 
         check_columns(batch, self.values)
         replaced = {}
@@ -101,7 +101,7 @@ class ReplaceValues(Transformer):
 
 
 def _replaced(values: Values, spellings: dict[str, Any], place: str) -> Values:
-    from etl.arrow import pc
+    from etl.tables.arrow import pc
 
     old = _as_type_of(values, list(spellings), place)
     new = _as_type_of(values, list(spellings.values()), place)
@@ -113,7 +113,7 @@ def _as_type_of(values: Values, options: list[Any], place: str) -> Values:
     """Values of the pipeline file in the type of the column. Raises ConfigError if one does not fit."""
     import pyarrow as pa
 
-    from etl.casting import cast
+    from etl.tables.casting import cast
 
     texts = [str(option).lower() if isinstance(option, bool) else str(option) for option in options]
     typed = cast(pa.array(texts, pa.string()), values.type)
@@ -125,7 +125,7 @@ def _as_type_of(values: Values, options: list[Any], place: str) -> Values:
 
 def _reported(account: Account, rule: str, before: Values, after: Values, like: Series[Any]) -> Values:
     """Report as repairs what differs; gives back ``after``."""
-    from etl.arrow import series_of
+    from etl.tables.arrow import series_of
 
     if after is not before and not after.equals(before):
         account.repair(rule, series_of(before, like), series_of(after, like))

@@ -1,0 +1,96 @@
+"""What files may hold and how they are read: the options of file-like sources, without the libraries that read them."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from etl.errors import ConfigError
+from etl.files.csv_options import CsvOptions
+from etl.files.safe_zip import ZipLimits
+
+FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
+JsonType = Literal["text", "int64", "float64", "bool", "json"]
+
+_ENDINGS: dict[str, FileFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+
+class FileOptions(ZipLimits):
+    """What is the same wherever a file lies."""
+
+    format: FileFormat | None = Field(
+        default=None, description="What the files hold; by default as their names end, a .gz or .zip left aside."
+    )
+    columns: tuple[str, ...] = Field(
+        default=(), description="The columns to read, in this order. Default: those of the first file."
+    )
+    csv: CsvOptions = Field(default=CsvOptions(), description="How CSV files are written. TSV: a tab is the delimiter.")
+    types: dict[str, JsonType] = Field(
+        default={},
+        description="Types of fields in JSON: text, int64, float64, bool, or json (any value, as JSON text). "
+        "Default: told from the first 10,000 records.",
+    )
+    sheet: str | None = Field(default=None, description="Name of the sheet in a workbook. Default: the only one.")
+    member: str | None = Field(
+        default=None,
+        description="Name or pattern of the file in a zip. Default: the only one that ends like the format.",
+    )
+    allow_empty: bool = Field(default=False, description="Whether a file without rows is in order.")
+    max_record_bytes: PositiveInt = Field(
+        default=16 << 20, le=1 << 30, description="Largest accepted record of JSON, in bytes."
+    )
+    max_member_bytes: PositiveInt = Field(
+        default=50 << 30, description="Largest accepted size of what is compressed, in bytes, inflated."
+    )
+    max_ratio: PositiveFloat = Field(
+        default=200, description="Largest accepted size of what is compressed, as a multiple of its compressed size."
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_different(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(columns)) < len(columns):
+            raise ValueError("names a column more than once")
+        return columns
+
+    def csv_options(self, file_format: FileFormat) -> CsvOptions:
+        """``csv``, with the delimiter of a TSV file unless another was asked for."""
+        changes: dict[str, object] = {"allow_empty": self.allow_empty or self.csv.allow_empty}
+        if file_format == "tsv" and "delimiter" not in self.csv.model_fields_set:
+            changes["delimiter"] = "\t"
+        return self.csv.model_copy(update=changes)
+
+    def wanted_member(self, file_format: FileFormat) -> str | None:
+        """Which member of a zip to open, in the words of ``open_member``."""
+        if self.member or file_format == "csv":
+            return self.member
+        return f"*.{file_format}"
+
+
+def format_of(name: str, options: FileOptions) -> FileFormat:
+    """The format of the file called ``name``. Raises ConfigError if neither options nor name tell."""
+    if options.format:
+        return options.format
+    path = PurePosixPath(name.lower())
+    if path.suffix in _PACKED:
+        path = path.with_suffix("")
+    if path.suffix not in _ENDINGS and options.member:
+        path = PurePosixPath(options.member.lower())
+    found = _ENDINGS.get(path.suffix)
+    if found is None and name.lower().endswith(".zip"):
+        return "csv"  # as open_member chooses the only CSV
+    if found is None:
+        raise ConfigError(f'{name}: cannot tell what it holds from its name; set format, such as format = "csv"')
+    return found

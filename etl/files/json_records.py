@@ -1,0 +1,213 @@
+"""Takes JSON apart into records, one after the other: JSON lines, and arrays too long to be loaded whole."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple, NoReturn
+
+from etl.errors import DataError
+from etl.files.places import Reader
+
+_CHUNK_BYTES = 1 << 20
+_SPACE = " \t\n\r"
+
+
+class Record(NamedTuple):
+    """One record of a source. ``number``: from 1. ``document`` is None if ``problem`` says why there is none."""
+
+    number: int
+    raw: str
+    document: dict[str, Any] | None
+    problem: str = ""
+
+
+def json_lines(stream: Reader, max_bytes: int) -> Iterator[Record]:
+    """Yield the record of each line that is not blank. A line that is no JSON object is a record with a problem."""
+    number = 0
+    for line in _lines(stream, max_bytes):
+        line = line.strip()
+        if not line:
+            continue
+        number += 1
+        if len(line) > max_bytes:
+            raw = line[:max_bytes].decode("utf-8", "replace")
+            yield Record(number, raw, None, f"longer than max_record_bytes = {max_bytes:,}")
+            continue
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            yield Record(number, line.decode("utf-8", "backslashreplace"), None, "not UTF-8")
+            continue
+        yield _parsed_line(number, text)
+
+
+def json_array(stream: Reader, max_bytes: int, source: str) -> Iterator[Record]:
+    """Yield the record of each element of an array that is the whole stream; at most one of them is in memory.
+
+    Raises DataError, naming ``source`` and the record, for what is not such an array: nothing after it can be found.
+    """
+    text = _Text(stream, max_bytes, source)
+    text.begin()
+    while text.has_next():
+        yield text.element()
+    text.end()
+
+
+def _lines(stream: Reader, max_bytes: int) -> Iterator[bytes]:
+    """Yield lines without their ends; of one that is too long, a little more than ``max_bytes``."""
+    rest = b""
+    too_long = False  # what of it was read is kept in ``rest``, cut
+    first = True
+    while chunk := stream.read(_CHUNK_BYTES):
+        if first:
+            chunk = _without_bom(chunk)
+            first = False
+        head, *lines = chunk.split(b"\n")
+        if not too_long:
+            rest += head
+        if lines:
+            yield rest
+            yield from lines[:-1]
+            rest, too_long = lines[-1], False
+        if len(rest) > max_bytes:
+            rest, too_long = rest[: max_bytes + 1], True
+    if rest:
+        yield rest
+
+
+def _without_bom(first: bytes) -> bytes:
+    return first.removeprefix(codecs.BOM_UTF8)
+
+
+class _Text:
+    """The text of a JSON array, of which only the part that is being read is held."""
+
+    def __init__(self, stream: Reader, max_bytes: int, source: str) -> None:
+        self._stream = stream
+        self._max_bytes = max_bytes
+        self._source = source
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text = ""
+        self._at = 0
+        self._number = 0
+        self._ended = False
+
+    def begin(self) -> None:
+        found = self._next_character()
+        if found != "[":
+            hint = '; if each line is an object, set format = "jsonl"' if found == "{" else ""
+            self._fail(f"is not a JSON array: it begins with {found!r}{hint}")
+        self._at += 1
+
+    def has_next(self) -> bool:
+        """Go to the next element, over the comma before it; False at the end of the array."""
+        found = self._next_character()
+        if found == "]":
+            self._at += 1
+            return False
+        if self._number:
+            if found != ",":
+                self._fail(f"there should be a comma after record {self._number:,}, not {found!r}")
+            self._at += 1
+            self._next_character()
+        self._number += 1
+        return True
+
+    def element(self) -> Record:
+        """Parse the element here; what is not there yet is read, in ever larger pieces."""
+        while True:
+            try:
+                record, end = _parsed(self._number, self._text, self._at)
+            except (ValueError, RecursionError) as error:
+                problem = error
+            else:
+                # A number at the very end of what was read may go on behind it.
+                if end < len(self._text) or self._ended:
+                    self._at = end
+                    return record
+                problem = ValueError("it does not end")
+            if self._ended or len(self._text) - self._at > self._max_bytes:
+                self._fail_at_element(problem)
+            self._fill(max(_CHUNK_BYTES, len(self._text) - self._at))
+
+    def end(self) -> None:
+        found = self._next_character()
+        if found:
+            self._fail(f"something follows the array: {found!r}")
+
+    def _next_character(self) -> str:
+        """The next character that is not white space, without going over it; empty at the end."""
+        while True:
+            while self._at < len(self._text):
+                if self._text[self._at] not in _SPACE:
+                    return self._text[self._at]
+                self._at += 1
+            if self._ended:
+                return ""
+            self._fill(_CHUNK_BYTES)
+
+    def _fill(self, size: int) -> None:
+        data = self._stream.read(size)
+        self._ended = not data
+        try:
+            more = self._decoder.decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            self._fail(f"after record {max(self._number - 1, 0):,} it is not UTF-8: {error.reason}")
+        self._text = self._text[self._at :] + more
+        self._at = 0
+
+    def _fail_at_element(self, problem: Exception) -> NoReturn:
+        if not self._ended and len(self._text) - self._at > self._max_bytes:
+            reason = f"is no JSON, or longer than max_record_bytes = {self._max_bytes:,}"
+        else:
+            reason = "is cut short or no JSON"
+        message = problem.msg if isinstance(problem, json.JSONDecodeError) else str(problem)
+        shown = self._text[self._at : self._at + 60]
+        self._fail(f"record {self._number:,} {reason}: {message}; it begins with {shown!r}")
+
+    def _fail(self, message: str) -> NoReturn:
+        raise DataError(f"{self._source}: {message}")
+
+
+class _TwiceError(ValueError):
+    """An object names a field twice; which value is meant nobody can tell."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(f"names {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+_LENIENT = json.JSONDecoder()
+
+
+def _parsed(number: int, text: str, start: int = 0) -> tuple[Record, int]:
+    """The record that begins at ``start``, and where it ends. Raises ValueError or RecursionError if it is no JSON."""
+    try:
+        value, end = _STRICT.raw_decode(text, start)
+    except _TwiceError as error:
+        _, end = _LENIENT.raw_decode(text, start)
+        return Record(number, text[start:end], None, str(error)), end
+    if isinstance(value, dict):
+        return Record(number, text[start:end], value), end
+    return Record(number, text[start:end], None, "not a JSON object"), end
+
+
+def _parsed_line(number: int, text: str) -> Record:
+    try:
+        record, end = _parsed(number, text)
+    except RecursionError:
+        return Record(number, text, None, "nested too deeply")
+    except ValueError as error:
+        return Record(number, text, None, f"not JSON: {getattr(error, 'msg', error)}")
+    return record if end == len(text) else Record(number, text, None, "not JSON: Extra data")

@@ -1,0 +1,221 @@
+"""The layout of a dataset: immutable files and manifests, and one pointer whose conditional write is the commit.
+
+    <prefix>data/<recipe or run id>/year=2026/part-00000-<sha16>.parquet    written once, never changed
+    <prefix>_manifests/<run id>-<sha16>.json                                what one version consists of
+    <prefix>_current.json                                                   which manifest is live
+
+Whoever reads goes pointer -> manifest -> files, and so sees one whole version, whatever happens meanwhile. Files are
+named by their content, in a folder that is the same for an equal recipe: a run that repeats a killed one finds what is
+there already. Files that the live version has with the same content are taken over from it. Nothing is deleted but by
+``sweep``: what a run that failed has stored, a run on another machine may be about to use.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from etl.errors import ConfigError, DataError, EtlError, RetryLater
+from etl.redact import redact
+from etl.run import Live, Published, Receipt, Run
+from etl.s3.client import Denied, LostRace, NoConditions
+from etl.s3.manifest import DataFile, Entry, Manifest, Share, digest, pointer_to
+from etl.s3.pointer import DATA, Catalog, Seen, folder_of
+from etl.s3.store import NO_CONDITIONS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pandas import DataFrame
+
+    from etl.loaders.s3 import S3Loader
+
+_SHAPE = ("file_format", "format_options", "partition_by", "schema", "arrow_schema")
+
+log = logging.getLogger(__name__)
+
+
+class DatasetLayout:
+    """What ``S3Loader`` does when it is given a prefix."""
+
+    def __init__(self, loader: S3Loader, prefix: str) -> None:
+        self.loader = loader
+        self.prefix = prefix
+
+    def live(self) -> Live | None:
+        seen = self._catalog().look()
+        return None if seen is None else Live(self.loader.uri, seen.pointer.run_id, seen.pointer.recipe)
+
+    def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
+        from etl.formats.encoders import arrow_tables
+        from etl.s3.parts import Cut, Cutter
+        from etl.s3.sending import Sending
+
+        loader, catalog = self.loader, self._catalog()
+        seen = catalog.look()
+        live = catalog.manifest(seen.pointer.manifest) if seen else None
+        schema, tables = arrow_tables(batches)
+        shape = self._shape(schema)
+        if loader.mode == "append" and live is not None:
+            _check_fits(shape, live, loader.uri)
+        cut = Cut(loader.partition_by, loader.max_file_bytes, loader.max_file_rows, loader.spool_bytes)
+        with TemporaryDirectory(prefix="etl-") as folder, Sending(catalog, loader, run, live) as sending:
+            cutter = Cutter(schema, Path(folder), loader.file_format, loader, cut, run.descriptions)
+            for part in cutter.parts(tables):
+                sending.add(part)
+            if not sending and not loader.partition_by and (loader.mode == "replace" or live is None):
+                sending.add(cutter.empty_part())
+            files = sending.finish()
+        detail = {"files": files, "etag": seen.etag if seen else None, "shape": shape}
+        rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
+        return Receipt(rows, size, digest(files), shape["schema"], detail)
+
+    def commit(self, receipts: Sequence[Receipt], run: Run) -> Published:
+        catalog = self._catalog()
+        seen = catalog.look()
+        live = catalog.manifest(seen.pointer.manifest) if seen else None
+        manifest = self._manifest(receipts, run, seen, live)
+        share = manifest.shares[-1]
+        sha256 = digest([file for receipt in receipts for file in receipt.detail["files"]])
+        published = (self.loader.uri, share.rows, share.bytes, sha256, manifest.schema)
+        if live is not None and live.run_id == run.id:  # this commit, repeated
+            return Published(*published)
+        if any(receipt.detail["etag"] != (seen.etag if seen else None) for receipt in receipts):
+            raise LostRace(f"lost race: another run has published to {self.loader.uri} meanwhile; run again")
+        if live is not None and not run.force and self._has(live, manifest):
+            return Published(*published, changed=False)
+        self._check_arrived(catalog, manifest, run)
+        path = catalog.add_manifest(manifest)
+        if seen is None and not self.loader.single_writer and not catalog.keeps_conditions(path, manifest.to_json()):
+            raise NoConditions(f"{self.loader.uri}: {NO_CONDITIONS}")
+        entry = Entry(run.id, path, manifest.published_at, manifest.rows, manifest.bytes)
+        versions = (*(seen.pointer.versions if seen else ()), entry)[-self.loader.keep_versions :]
+        version_id = catalog.swap(pointer_to(manifest, path, versions), seen.etag if seen else None)
+        return Published(*published, version_id=version_id)
+
+    def abort(self, receipts: Sequence[Receipt]) -> None:
+        """What was stored stays for ``sweep``: it cannot be seen, and another run may be using it."""
+
+    def check(self) -> str:
+        """Prove that files can be written, and only under the conditions that keep two runs apart."""
+        catalog = self._catalog()
+        catalog.store.check_bucket()
+        catalog.look()
+        path = f"{DATA}_check-{token_hex(6)}"
+        catalog.put_new(path, b"")
+        keeps = self.loader.single_writer or catalog.keeps_conditions(path, b"")
+        self._delete(catalog, path)
+        if not keeps:
+            raise NoConditions(f"{self.loader.uri}: {NO_CONDITIONS}")
+        return f"may publish to {self.loader.uri}"
+
+    def _manifest(self, receipts: Sequence[Receipt], run: Run, seen: Seen | None, live: Manifest | None) -> Manifest:
+        """The version that this run makes: its own files, after those of the live version when it appends."""
+        shape = _common_shape(receipts)
+        files: list[DataFile] = [file for receipt in receipts for file in receipt.detail["files"]]
+        rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
+        share = Share(run.id, run.recipe, digest(files) if files else None, rows, size)
+        shares, kept = [share], []
+        if self.loader.mode == "append" and live is not None:
+            _check_fits(shape, live, self.loader.uri)
+            others = [old for old in live.shares if not _is_same(old, share)]  # with force, a run takes its own place
+            staying = {old.run_id for old in others}
+            shares, kept = [*others, share], [file for file in live.files if file.run_id in staying]
+        return Manifest(
+            run_id=run.id,
+            pipeline=run.pipeline,
+            published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            recipe=run.recipe,
+            source=redact(run.source.uri),
+            mode=self.loader.mode,
+            parent=seen.pointer.manifest if seen else None,
+            **shape,
+            rows=sum(old.rows for old in shares),
+            bytes=sum(old.bytes for old in shares),
+            shares=tuple(shares),
+            files=(*kept, *files),
+        )
+
+    def _check_arrived(self, catalog: Catalog, manifest: Manifest, run: Run) -> None:
+        """The last look before readers are sent to them: a long run's first files may have been swept away."""
+        folder = folder_of(run)
+        ours = [file for file in manifest.files if file.path.startswith(folder)]
+        if ours and (lost := catalog.lost(ours, folder)):
+            raise RetryLater(
+                f"{len(lost):,} files of this run are gone, such as {catalog.uri}{lost[0].path}; run again"
+            )
+
+    def _has(self, live: Manifest, manifest: Manifest) -> bool:
+        """Whether the live version has everything that this run would publish."""
+        share = manifest.shares[-1]
+        if self.loader.mode == "append":
+            return any(_is_same(old, share) for old in live.shares)
+        alike = all(getattr(live, name) == getattr(manifest, name) for name in _SHAPE)
+        return alike and [old.content for old in live.shares] == [share.content]
+
+    def _shape(self, schema: pa.Schema) -> dict[str, Any]:
+        """What the files of one version have in common: the manifest's fields about it."""
+        is_csv = self.loader.file_format.startswith("csv")
+        return {
+            "file_format": self.loader.file_format,
+            "format_options": self.loader.csv.model_dump(mode="json") if is_csv else {},
+            "partition_by": self.loader.partition_by,
+            "schema": {field.name: str(field.type) for field in schema},
+            "arrow_schema": base64.b64encode(schema.serialize()).decode(),
+        }
+
+    def _delete(self, catalog: Catalog, path: str) -> None:
+        try:
+            catalog.store.delete(self.prefix + path)
+        except Denied:
+            log.warning("May not delete %s%s, an empty object; sweep will", self.loader.uri, path)
+
+    def _catalog(self) -> Catalog:
+        return Catalog(self.loader.store(), self.prefix)
+
+
+def _is_same(old: Share, new: Share) -> bool:
+    """Whether two runs added the same: their recipes are equal, or their files are."""
+    return (new.recipe is not None and new.recipe == old.recipe) or (
+        new.content is not None and new.content == old.content
+    )
+
+
+def _common_shape(receipts: Sequence[Receipt]) -> dict[str, Any]:
+    if not receipts:
+        raise EtlError("there is nothing to commit, not even an empty receipt")
+    shape: dict[str, Any] = receipts[0].detail["shape"]
+    for receipt in receipts[1:]:
+        if receipt.detail["shape"] != shape:
+            raise DataError(
+                f"parts of the run differ in columns or types: {_difference(shape, receipt.detail['shape'])}"
+            )
+    return shape
+
+
+def _check_fits(shape: dict[str, Any], live: Manifest, uri: str) -> None:
+    """Raise unless files of ``shape`` may join those of the live version."""
+    for name in ("file_format", "format_options", "partition_by"):
+        if shape[name] != getattr(live, name):
+            there, here = getattr(live, name), shape[name]
+            raise ConfigError(
+                f"{uri} was written with {name} = {there!r}, now it is {here!r}; publish it anew (replace)"
+            )
+    if shape["schema"] != live.schema or list(shape["schema"]) != list(live.schema):
+        difference = _difference({"schema": live.schema}, shape)
+        raise DataError(
+            f"rows do not fit those of {uri}: {difference}. Mend the transformers, or publish it anew (replace)"
+        )
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    old, new = before["schema"], after["schema"]
+    changes = [f"{name} is missing" for name in old if name not in new]
+    changes += [f"{name} is new" for name in new if name not in old]
+    changes += [f"{name} is {new[name]}, was {old[name]}" for name in new if name in old and new[name] != old[name]]
+    return "; ".join(changes) or "the columns are in another order"

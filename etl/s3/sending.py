@@ -1,0 +1,112 @@
+"""Stores the finished files of a dataset, several at a time, while the next ones are being written."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from etl.run import Run
+from etl.s3.bodies import crc32_text
+from etl.s3.client import LostRace
+from etl.s3.manifest import DataFile, Manifest
+from etl.s3.pointer import Catalog, folder_of
+from etl.s3.stored import Stored, only_if
+
+if TYPE_CHECKING:
+    from etl.loaders.s3 import S3Loader
+    from etl.s3.parts import Part
+
+_CANCEL_WAIT_S = 5
+# A file that no version names may be swept when it is a day old; one that is getting on is sent again.
+_REUSABLE = timedelta(hours=12)
+
+
+class Sending:
+    """A file is sent in one PUT, and not at all if its content is there already. Used as a context.
+
+    ``live``: the version whose files may be taken over.
+    """
+
+    def __init__(self, catalog: Catalog, loader: S3Loader, run: Run, live: Manifest | None) -> None:
+        self._catalog = catalog
+        self._loader = loader
+        self._run = run
+        self._known = {file.content: file for file in live.files} if live else {}
+        self._folder = folder_of(run)
+        self._files: list[Future[DataFile]] = []
+        self._running: deque[Future[DataFile]] = deque()
+        self._pool = ThreadPoolExecutor(loader.parts_in_flight, thread_name_prefix="upload")
+
+    def add(self, part: Part) -> None:
+        """Send it in the background. Waits while enough are under way, and raises what one of them met."""
+        if len(self._running) == self._loader.parts_in_flight:
+            self._running.popleft().result()
+        file = self._pool.submit(self._stored, part)
+        self._files.append(file)
+        self._running.append(file)
+
+    def finish(self) -> list[DataFile]:
+        """Wait for all of them; they come in the order in which they were added."""
+        return [file.result() for file in self._files]
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
+
+    def __enter__(self) -> Sending:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._pool.shutdown()
+            return
+        self._catalog.store.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait(self._running, timeout=_CANCEL_WAIT_S)
+
+    def _stored(self, part: Part) -> DataFile:
+        file = DataFile(
+            self._folder + part.name,
+            part.bytes,
+            part.sha256,
+            crc32_text(part.crc32),
+            part.rows,
+            self._run.id,
+            part.partition,
+            encryption=self._loader.encrypted_as,
+        )
+        known = self._known.get(file.content)
+        if known is not None:
+            file = replace(file, path=known.path, version_id=known.version_id)
+        else:
+            file = replace(file, version_id=self._send(file, part))
+        part.path.unlink()
+        return file
+
+    def _send(self, file: DataFile, part: Part) -> str | None:
+        """The version id of the object, sent now or before."""
+        store, key = self._catalog.store, self._catalog.prefix + file.path
+        there = store.head(key)
+        if there is not None and _is_fresh(there) and _holds(there, file):
+            return there.version_id
+        condition = only_if(there.etag if there else None)
+        options = self._loader.data_options(self._run, rows=str(file.rows), sha256=file.sha256)
+        try:
+            reply = store.put(key, part.path, condition, crc32=file.crc32, **options)
+        except LostRace:  # somebody else with the same content, or this very request, whose reply was lost
+            there = store.head(key)
+            if there is None or not _holds(there, file):
+                raise
+            return there.version_id
+        version_id: str | None = reply.get("VersionId")
+        return version_id
+
+
+def _holds(there: Stored, file: DataFile) -> bool:
+    return there.holds(file.bytes, file.crc32, file.sha256)
+
+
+def _is_fresh(there: Stored) -> bool:
+    return datetime.now(UTC) - there.modified < _REUSABLE

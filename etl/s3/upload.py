@@ -1,0 +1,89 @@
+"""A file-like sink that uploads what is written to it, part by part, while more is being written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from etl.errors import ConfigError
+from etl.s3.bodies import crc32_of, crc32_text
+from etl.s3.store import Store
+
+_MOST_PARTS = 10_000
+_CANCEL_WAIT_S = 5
+
+
+class Upload(io.RawIOBase):
+    """Collects bytes into parts of ``part_bytes`` and uploads up to ``in_flight`` of them at once.
+
+    Nothing is sent before the first part is full. S3 shows nothing of it until the multipart upload is completed.
+    ``options``: Metadata, ContentType and the like, as S3 takes them at the start of an upload.
+    """
+
+    def __init__(self, store: Store, key: str, options: Mapping[str, Any], part_bytes: int, in_flight: int) -> None:
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+        self.upload_id: str | None = None
+        self._store = store
+        self._key = key
+        self._options = options
+        self._part_bytes = part_bytes
+        self._in_flight = in_flight
+        self._crc32 = 0
+        self._buffer = bytearray()
+        self._parts: list[Future[dict[str, Any]]] = []
+        self._running: deque[Future[dict[str, Any]]] = deque()
+        self._pool = ThreadPoolExecutor(max_workers=in_flight, thread_name_prefix="upload")
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.size
+
+    def write(self, data: Any) -> int:
+        length = len(data)
+        self.size += length
+        self.sha256.update(data)
+        self._crc32 = zlib.crc32(data, self._crc32)
+        self._buffer += data
+        while len(self._buffer) >= self._part_bytes:
+            self._send(bytes(self._buffer[: self._part_bytes]))
+            del self._buffer[: self._part_bytes]
+        return length
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for all parts. What the commit needs: the upload, or the whole body if it was less than a part."""
+        crc32 = crc32_text(self._crc32)
+        if self.upload_id is None:
+            self._pool.shutdown()
+            return {"body": bytes(self._buffer), "crc32": crc32}
+        if self._buffer:
+            self._send(bytes(self._buffer))
+        parts = [part.result() for part in self._parts]
+        self._pool.shutdown()
+        return {"upload_id": self.upload_id, "parts": parts, "crc32": crc32}
+
+    def cancel(self) -> None:
+        """Start no more parts and wait a little for those under way, so that an abort finds none of them."""
+        self._store.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait(self._running, timeout=_CANCEL_WAIT_S)
+
+    def _send(self, body: bytes) -> None:
+        if self.upload_id is None:
+            self.upload_id = self._store.start_upload(self._key, **self._options)
+        number = len(self._parts) + 1
+        if number > _MOST_PARTS:
+            target = self._store.uri(self._key)
+            raise ConfigError(f"{target} needs more than {_MOST_PARTS:,} parts; set a larger part_bytes, or use prefix")
+        if len(self._running) == self._in_flight:
+            self._running.popleft().result()
+        part = self._pool.submit(self._store.send_part, self._key, self.upload_id, number, body, crc32_of(body))
+        self._parts.append(part)
+        self._running.append(part)
