@@ -26,8 +26,8 @@ class S3Loader(Loader, S3Options, History):
     """Publishes one object (``key``) or a dataset of many objects (``prefix``).
 
     Both appear in one act at the commit, and equal content is not written again. ``etl/s3/object.py`` says how that
-    is done for one object, whose history is the bucket's versioning; ``etl/s3/dataset.py`` how for a dataset, which keeps
-    its own history.
+    is done for one object, whose history is the bucket's versioning; ``etl/s3/dataset.py`` how for a dataset, which
+    keeps its own history.
     """
 
     @property

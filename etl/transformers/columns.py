@@ -81,7 +81,7 @@ class DropColumns(Transformer):
 
 
 class DeriveColumns(Transformer):
-    """Computes columns from others, row by row, as ``etl/tables/expressions.py`` tells. What cannot be computed is null.
+    """Computes columns from others, row by row (``etl/tables/expressions.py``). What cannot be computed is null.
 
     A column that exists already is replaced, and what changed in it is reported.
     """

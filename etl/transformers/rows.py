@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FilterRows(Transformer):
-    """Keeps the rows for which a condition, written as ``etl/tables/expressions.py`` tells, is true; drops the others."""
+    """Keeps the rows for which a condition (``etl/tables/expressions.py``) is true; drops the others."""
 
     keep: Expression = Field(description='The condition, such as year >= 2000 and theme in ["City", "Space"].')
     keep_unknown: bool = Field(
