@@ -100,10 +100,13 @@ class Account:
             self._adding += count
 
     def repair(self, rule: str, before: Series[Any], after: Series[Any]) -> None:
-        """Count, with samples, the values that differ between two Series of the same index (null equals null)."""
+        """Count, with samples, the values that differ between two Series of the same index (null equals null).
+
+        Costs nothing if ``after`` is ``before`` itself: give that back where there was nothing to change.
+        """
+        if after is before:
+            return
         equal = before == after
-        if equal.all() and equal.isna().sum() == before.isna().sum() == after.isna().sum():
-            return  # the usual case, told without building masks
         same = equal.fillna(False) | (before.isna() & after.isna())
         count = len(same) - int(same.sum())
         if count == 0:

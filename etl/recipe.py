@@ -13,7 +13,7 @@ from pathlib import Path
 from etl.base import Step, Transformer
 from etl.run import Source
 
-_LIBRARIES = ("pandas", "pyarrow")  # they make the bytes
+_LIBRARIES = ("pandas", "pyarrow", "zlib-ng")  # they make the bytes
 
 
 def recipe_of(source: Source, steps: Sequence[Step]) -> str | None:

@@ -137,7 +137,7 @@ class TestRefusals:
     def test_a_bomb_that_lies_about_its_size_inflates_no_further(self, path: Path) -> None:
         whole = zip_of(("a.csv", bytes(50_000_000)))
         path.write_bytes(edited(whole, lambda data: set_sizes(data, 1000, compressed=False)))
-        with open_member(path, None, ZipLimits(), "x") as stream, pytest.raises(DamagedZipError, match="CRC"):
+        with open_member(path, None, ZipLimits(), "x") as stream, pytest.raises(DamagedZipError, match="1,000 bytes"):
             stream.read(100_000_000)
 
 

@@ -6,7 +6,6 @@ import fnmatch
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from etl.errors import DataError
+from etl.files.inflating import Inflated, InflateError
 
 MAX_MEMBERS = 10_000
 _MAX_READ_BYTES = 4 << 20
@@ -22,7 +22,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 0x1
 _READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile inflates the others without a limit on memory
 _METHODS = {9: "Deflate64", 12: "BZIP2", 14: "LZMA", 93: "Zstandard"}
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, UnicodeDecodeError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, InflateError, EOFError, struct.error, UnicodeDecodeError, NotImplementedError)
 
 
 class DamagedZipError(DataError):
@@ -84,11 +84,10 @@ def open_member(path: Path, wanted: str | None, limits: ZipLimits, origin: str) 
             _check_layout(file, members, archive.start_dir, origin)
             chosen = _choose(members, wanted, origin)
             _check_member(chosen, limits, origin)
-            stream = archive.open(chosen)
+            file.seek(_data_start(file, chosen))
         except _DAMAGE as error:
             raise DamagedZipError(f"{origin}: the zip is damaged or cut short: {error}") from error
-        with stream:
-            yield Member(chosen.filename, stream.read, origin)
+        yield Member(chosen.filename, Inflated(file, chosen).read, origin)
 
 
 def _check_layout(file: io.BufferedReader, members: list[zipfile.ZipInfo], directory_at: int, origin: str) -> None:
@@ -103,18 +102,18 @@ def _check_layout(file: io.BufferedReader, members: list[zipfile.ZipInfo], direc
     in_order = sorted(members, key=lambda member: member.header_offset)
     starts = [*(member.header_offset for member in in_order), directory_at]
     for member, next_start in zip(in_order, starts[1:], strict=True):
-        if _data_end(file, member) > next_start:
+        if _data_start(file, member) + member.compress_size > next_start:
             raise DataError(f"{origin}: {member.filename!r} overlaps what follows it in the zip, as in a zip bomb")
 
 
-def _data_end(file: io.BufferedReader, member: zipfile.ZipInfo) -> int:
-    """Where the compressed bytes of ``member`` end, by its own header, which the directory cannot be trusted about."""
+def _data_start(file: io.BufferedReader, member: zipfile.ZipInfo) -> int:
+    """Where the bytes of ``member`` start, by its own header, which the directory cannot be trusted about."""
     start = member.header_offset
     file.seek(max(start, 0))
     magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if start < 0 or magic != b"PK\3\4":
         raise zipfile.BadZipFile(f"there is no member at byte {start}")
-    return start + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes) + member.compress_size
+    return start + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes)
 
 
 def _choose(members: list[zipfile.ZipInfo], wanted: str | None, origin: str) -> zipfile.ZipInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from etl.tables.arrow import Values, array_of, pc, series_of
@@ -15,16 +16,26 @@ if TYPE_CHECKING:
 
     Bytes = NDArray[np.uint8]
 
-# How white space beyond ASCII begins in UTF-8: next line, no-break, ogham, en quad to hair space, medium, ideographic.
-_WIDE_SPACES = (b"\xc2\x85", b"\xc2\xa0", b"\xe1\x9a\x80", b"\xe2\x80", b"\xe2\x81\x9f", b"\xe3\x80\x80")
+TEXT = pd.ArrowDtype(pa.string())
+# White space beyond ASCII: next line, no-break, ogham, en quad to hair space, separators, narrow, medium, ideographic.
+_WIDE_SPACES = "\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+_WIDE_CODES = np.array([int.from_bytes(space.encode().ljust(3, b"\0"), "big") for space in _WIDE_SPACES])
+_FIRST_BYTES = np.isin(np.arange(256), _WIDE_CODES >> 16)
+_LEAST_FIRST_BYTE = 0xC2
+_THREE_BYTES = 0xE0  # what a character of so many bytes begins with, or more
 _BLANK, _CASE_BIT, _LAST_ASCII = 0x20, 0x20, 0x7F
 _RUN_OF_SPACES = r"[\s\v\x{85}\p{Z}]+"
 _ODD_SPACES = r"  |[\t\n\v\f\r\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
 
 
 def clean_text(values: Series[Any]) -> Series[Any]:
-    """Trim, make each inner run of white space one blank, make empty text null. Arrow-backed strings out."""
-    return series_of(without_empty(tidied(array_of(values))), values)
+    """Trim, make each inner run of white space one blank, make empty text null.
+
+    Arrow-backed strings out: ``values`` itself where that is what it is and there was nothing to clean.
+    """
+    text = array_of(values)
+    cleaned = without_empty(tidied(text))
+    return values if cleaned is text and values.dtype == TEXT else series_of(cleaned, values)
 
 
 def tidied(values: Values, *, ends: bool = True, runs: bool = True) -> Values:
@@ -99,16 +110,23 @@ def _may_have_outer_spaces(values: Values) -> bool:
 
 def _may_have_odd_spaces(data: Bytes) -> bool:
     """Whether there may be white space other than single blanks; a false alarm where two texts lie side by side."""
-    blanks = data == _BLANK
-    if (blanks[1:] & blanks[:-1]).any() or (data < _BLANK).any():
+    least = data.min(initial=_LAST_ASCII)  # the least and the greatest byte are found faster than bytes are compared
+    if least < _BLANK:
         return True
+    if least == _BLANK:
+        blanks = data == _BLANK
+        if (blanks[1:] & blanks[:-1]).any():
+            return True
     return not _is_ascii(data) and _has_wide_spaces(data)
 
 
 def _is_ascii(data: Bytes) -> bool:
-    return not (data > _LAST_ASCII).any()
+    return bool(data.max(initial=0) <= _LAST_ASCII)
 
 
 def _has_wide_spaces(data: Bytes) -> bool:
-    text = data.tobytes()
-    return any(space in text for space in _WIDE_SPACES)
+    at = np.flatnonzero(data >= _LEAST_FIRST_BYTE)
+    at = at[_FIRST_BYTES[data[at]]]
+    first, second, third = (data.take(at + n, mode="clip").astype(np.int32) for n in range(3))
+    codes = first << 16 | second << 8 | np.where(first < _THREE_BYTES, 0, third)
+    return bool(np.isin(codes, _WIDE_CODES).any())
