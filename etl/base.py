@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from pydantic import BaseModel, ConfigDict
-
 from etl.errors import EtlError, StorageError
 from etl.ledger import Account
+from etl.options import Options
 from etl.redact import redact
 from etl.run import Live, Published, Receipt, Run, Source
 
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-class Step(BaseModel, ABC):
+class Step(Options, ABC):
     """What extractors, transformers and loaders share: declared options, a name, and blame for failures."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @property
     def name(self) -> str:

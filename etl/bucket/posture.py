@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from etl.options import Options
 
 if TYPE_CHECKING:
     from etl.loaders.s3 import S3Loader
@@ -17,15 +19,13 @@ PrincipalArn = Annotated[
 ]
 
 
-class BucketPosture(BaseModel):
+class BucketPosture(Options):
     """The wishes; those with a default hold for a pipeline that says nothing.
 
     A wish that is switched off (``false``, ``0`` or ``"any"``) is not looked at: it never undoes what protects the
     bucket. Only what gives something away follows the file both ways: a reader or an expiry that is no longer
     wished for is taken back.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     versioning: bool = Field(default=True, description="Keep what is overwritten or deleted as an old version.")
     encryption: Encryption | Literal["any"] = Field(

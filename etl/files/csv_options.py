@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import codecs
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from etl.options import Options
 
 _ASCII = "".join(map(chr, range(128)))
 _LARGEST_ROW = 1 << 30  # a block of rows must stay below the 2 GiB that Arrow's offsets can address
 
 
-class CsvOptions(BaseModel):
+class CsvOptions(Options):
     """The dialect of a CSV file, and what to do with bytes that do not fit it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     delimiter: str = Field(default=",", description="The character between fields.")
     quote: str = Field(default='"', description='The character around fields; "" if there is none.')

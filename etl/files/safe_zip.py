@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from etl.errors import DataError
 from etl.files.inflating import Inflated, InflateError
+from etl.options import Options
 
 MAX_MEMBERS = 10_000
 _MAX_READ_BYTES = 4 << 20
@@ -29,10 +30,8 @@ class DamagedZipError(DataError):
     """The zip is not whole: fetching it again may help."""
 
 
-class ZipLimits(BaseModel):
+class ZipLimits(Options):
     """What a member of a zip may be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     max_member_bytes: PositiveInt = Field(default=50 << 30, description="Largest accepted member, in bytes, inflated.")
     max_ratio: PositiveFloat = Field(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from etl.options import Options
 
 Format = Literal["parquet", "csv", "csv.gz", "jsonl", "jsonl.gz"]
 
@@ -33,11 +35,7 @@ def format_of(key: str) -> Format | None:
     return next((name for ending, name in _ENDINGS if key.lower().endswith(ending)), None)
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ParquetOptions(_Options):
+class ParquetOptions(Options):
     """How Parquet files are written."""
 
     compression: Literal["zstd", "snappy", "gzip", "lz4", "brotli", "none"] = Field(
@@ -67,7 +65,7 @@ class ParquetOptions(_Options):
         return self
 
 
-class CsvStyle(_Options):
+class CsvStyle(Options):
     """How CSV files are written."""
 
     delimiter: str = Field(default=",", description="The character between fields.")
@@ -97,7 +95,7 @@ class CsvStyle(_Options):
         return self
 
 
-class FormatOptions(_Options):
+class FormatOptions(Options):
     """The options of all formats. A loader that writes files inherits them, and hands itself to ``encode``."""
 
     parquet: ParquetOptions = Field(default=ParquetOptions(), description="How Parquet is written.")

@@ -22,8 +22,6 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -33,6 +31,7 @@ from pydantic import (
 )
 
 from etl.errors import AccessError, ConfigError, RetryLater, SourceError
+from etl.options import Options
 from etl.redact import redact
 
 MAX_REDIRECTS = 5
@@ -46,10 +45,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class WebOptions(BaseModel):
+class WebOptions(Options):
     """How a step that reads over HTTP asks: what it may ask for, and how patiently."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     allow_http: bool = Field(default=False, description="Accept http:// too; without it only from this machine itself.")
     headers: dict[str, SecretStr] = Field(

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import pyiceberg.exceptions as iceberg
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from etl.drafts import disk_errors
 from etl.errors import AccessError, ConfigError, EtlError, RetryLater
+from etl.options import Options
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -52,10 +53,8 @@ _MODULES: tuple[tuple[str, type[EtlError], str], ...] = (
 )
 
 
-class IcebergCatalog(BaseModel):
+class IcebergCatalog(Options):
     """Which catalog knows the tables. Credentials of AWS come from where boto3 and AWS' other tools find them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     type: Literal["glue", "rest", "sql"] = Field(description="AWS Glue, an Iceberg REST server or a SQL database.")
     uri: SecretStr | None = Field(

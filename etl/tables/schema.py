@@ -12,9 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -23,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from etl.options import Options
 from etl.steps import did_you_mean
 
 if TYPE_CHECKING:
@@ -125,19 +124,15 @@ Pattern = Annotated[str, AfterValidator(check_pattern)]
 Bound = Annotated[int | float | Decimal | date | datetime, WrapValidator(_one_message), _BOUND_SCHEMA]
 
 
-class Reference(BaseModel):
+class Reference(Options):
     """A column of a small CSV or Parquet file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     file: Path = Field(description="A CSV or Parquet file that fits into memory.")
     column: str = Field(description="The column of it that holds the allowed values.")
 
 
-class Column(BaseModel):
+class Column(Options):
     """A column of a declared table: its type, its rules and its meaning. Null breaks no rule but ``required``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: str = Field(default="", description="Its name, in a list of columns; a table of columns gives it already.")
     type: ColumnType = Field(
