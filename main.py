@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etl import collector
 from etl.errors import AccessError, ConfigError, EtlError
 from etl.ledger import Account, Reject
 from etl.logs import configure_logging, context
@@ -211,6 +212,7 @@ def _accounts(steps: Sequence[Transformer]) -> list[Account]:
 
 def _watched(batches: Iterable[DataFrame], advance: Callable[[int], None]) -> Iterator[DataFrame]:
     for batch in batches:
+        collector.resume()  # by now, all that the steps import is there
         advance(len(batch))
         yield batch
 
@@ -415,4 +417,7 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    collector.rest()
+    status = main()
+    collector.leave()
+    sys.exit(status)
