@@ -29,6 +29,7 @@ Descriptions: TypeAlias = Mapping[str, Mapping[str, str]]  # column -> such as {
 _TEXT_GROUP_ROWS = 16_384
 _HEAD_ROWS = 131_072
 _SAMPLE_ROWS = 16_384
+_BUFFER_BYTES = 1 << 20
 _DEFAULTS = FormatOptions()
 _gzip_file: Any = gzip_ng.GzipNGFile  # like the standard library's, and almost twice as fast
 # What a spreadsheet may take for a formula, by OWASP's page on CSV injection; the last four are = + - @ in full width.
@@ -89,17 +90,21 @@ class Encoder:
         if file_format.endswith(".gz"):
             # No name and no time in the header: the same rows must give the same bytes.
             target = self._gzip = _gzip_file("", "wb", options.gzip_level, sink, mtime=0)
-        self._writer = _writer(file_format, target, described(schema, descriptions or {}), options)
+        # Arrow writes in hundreds of small pieces, and would wait for Python's lock before each of them.
+        self._buffered = pa.BufferedOutputStream(pa.PythonFile(_KeptOpen(target), mode="w"), _BUFFER_BYTES)
+        self._writer = _writer(file_format, self._buffered, described(schema, descriptions or {}), options)
 
     def write(self, table: pa.Table) -> None:
         try:
             self._writer.write_table(table)
+            self._buffered.flush()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(f"cannot be written: {error}") from error
 
     def close(self) -> None:
         """Write what the format has at its end. The sink stays open."""
         self._writer.close()
+        self._buffered.flush()
         if self._gzip is not None:
             self._gzip.close()
 
@@ -114,6 +119,20 @@ class Encoder:
         else:
             with suppress(Exception):  # the first error is the one to see
                 self.close()
+
+
+class _KeptOpen(RawIOBase):
+    """Passes on what is written, but not that Arrow has closed its end."""
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        written: int = self._sink.write(data)
+        return written
 
 
 def described(schema: pa.Schema, descriptions: Descriptions) -> pa.Schema:
