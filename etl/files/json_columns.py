@@ -3,14 +3,16 @@
 The rule: a field of an object within a record becomes a column of its own, named by its path (``address.city``); an
 array becomes its JSON text. The types are those that the option ``types`` declares, and for all other fields those of
 the first 10,000 records (or 4 MB of them): text, int64, float64 (also for whole numbers among fractions), bool, and
-text for a field that was always null. Where they disagree, as text and numbers do, the type must be declared. After
-that nothing changes any more: a record with a value of another type, or with a field that is new, is rejected.
+text for a field that was always null. Where they disagree, as text and numbers do, or where no such type could hold
+all the digits, the type must be declared: text keeps a number as it is. After that nothing changes any more: a record
+with a value of another type, or with a field that is new, is rejected.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -115,7 +117,7 @@ class JsonTable:
         arrays: list[Any] = []
         for name, kind in columns.items():
             values = [row.get(name) for row in rows]
-            column = _SCALAR_AS_TEXT if kind == "text" and name in self._types else _FORMS[kind]
+            column = (_DECLARED if name in self._types else _FORMS)[kind]
             array, bad = column.array(values)
             arrays.append(array)
             for position in bad:
@@ -182,6 +184,19 @@ def arrow_schema(columns: Columns) -> pa.Schema:
 
 def json_text(value: Any) -> str:
     """``value`` as JSON, in one way only. Raises ValueError for what JSON does not have."""
+    try:
+        return _ENCODER.encode(value)
+    except TypeError:  # json knows no Decimal
+        return _exact_text(value)
+
+
+def _exact_text(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_exact_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_ENCODER.encode(name)}:{_exact_text(item)}' for name, item in value.items())}}}"
     return _ENCODER.encode(value)
 
 
@@ -199,8 +214,11 @@ def _finite(values: Sequence[Any]) -> pa.Array[Any]:
     return array
 
 
-_SCALARS = (str, int, float, bool)
-_SCALAR_AS_TEXT = form("text", pa.string(), *_SCALARS, make=written(_scalar_text, pa.string()))
+def _rounded(values: Sequence[Any]) -> pa.Array[Any]:
+    return _finite([float(value) if type(value) is Decimal else value for value in values])
+
+
+_SCALARS = (str, int, float, bool, Decimal)
 _FORMS: dict[JsonType, Form] = {
     "text": form("text", pa.string(), str),
     "int64": form("an int64", pa.int64(), int),
@@ -208,7 +226,19 @@ _FORMS: dict[JsonType, Form] = {
     "bool": form("true or false", pa.bool_(), bool),
     "json": form("JSON", pa.string(), dict, list, *_SCALARS, make=written(json_text, pa.string())),
 }
-_KINDS: dict[type, JsonType] = {str: "text", bool: "bool", int: "int64", float: "float64", list: "json"}
+_DECLARED: dict[JsonType, Form] = {
+    **_FORMS,
+    "text": form("text", pa.string(), *_SCALARS, make=written(_scalar_text, pa.string())),
+    "float64": form("a float64", pa.float64(), float, int, Decimal, make=_rounded),
+}
+_KINDS: dict[type, JsonType] = {
+    str: "text",
+    bool: "bool",
+    int: "int64",
+    float: "float64",
+    Decimal: "float64",
+    list: "json",
+}
 
 
 class _Told:
@@ -218,6 +248,7 @@ class _Told:
         self._name = name
         self._seen: dict[JsonType, tuple[int, Any]] = {}  # type -> (record, value) of its first
         self._largest = 0
+        self._too_long = False
 
     def see(self, value: Any, number: int) -> None:
         if value is None:
@@ -226,6 +257,7 @@ class _Told:
         self._seen.setdefault(kind, (number, value))
         if kind == "int64":
             self._largest = max(self._largest, abs(value))
+        self._too_long |= type(value) is Decimal
 
     def is_column(self, names: Iterable[str]) -> bool:
         """Null where other records have an object is no column of its own."""
@@ -233,6 +265,11 @@ class _Told:
 
     def type(self, source: str) -> JsonType:
         kinds = set(self._seen)
+        if self._too_long:
+            raise DataError(
+                f"{source}: {self._name!r} holds numbers with more digits than a float64 keeps; declare it: "
+                f"{self._remedy('text')}, or float64 to round them"
+            )
         if kinds == {"int64", "float64"} and self._largest <= _EXACT_IN_FLOAT:
             return "float64"
         if kinds == {"int64"} and self._largest >= _BEYOND_INT64:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple, NoReturn
 
 from etl.errors import DataError
@@ -12,6 +13,7 @@ from etl.files.places import Reader
 
 _CHUNK_BYTES = 1 << 20
 _SPACE = " \t\n\r"
+_SAFE_DIGITS = 15  # a float holds any number of so many, and gives it back
 
 
 class Record(NamedTuple):
@@ -187,7 +189,16 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+def _fraction(text: str) -> float | Decimal:
+    """A float, or a Decimal if a float would lose digits."""
+    number = float(text)
+    if (len(text) <= _SAFE_DIGITS and "e" not in text.lower()) or repr(number) == text:
+        return number
+    exact = Decimal(text)
+    return number if Decimal(repr(number)) == exact else exact
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_fraction)
 _LENIENT = json.JSONDecoder()
 
 

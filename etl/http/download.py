@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -20,20 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-import urllib3
 from pydantic import Field, PositiveInt
 
 from etl.errors import ConfigError, DataError, RetryLater, SourceError, StorageError
-from etl.http.request import Patience, TransientError, WebOptions, ask, reason, url_problem, web_session
+from etl.http.body import CHUNK_BYTES, body_chunks, check_encoding, decoded, encoding_of
+from etl.http.request import Patience, TransientError, WebOptions, ask, url_problem, web_session
 from etl.progress import progress
 from etl.redact import redact
 
 if TYPE_CHECKING:
     from requests import Response, Session
 
-CHUNK_BYTES = 256 * 1024
 HEAD_BYTES = 64
-_DECODABLE = ("", "gzip", "x-gzip", "deflate")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
@@ -110,7 +107,7 @@ def peek(url: str, options: DownloadOptions) -> Peek:
         try:
             response = ask(session, url, options, patience, {"Range": f"bytes=0-{HEAD_BYTES - 1}"})
             with closing(response):
-                for chunk in _chunks(response, options, patience):
+                for chunk in body_chunks(response, options, patience):
                     head += chunk
                     if len(head) >= HEAD_BYTES:
                         break
@@ -186,19 +183,16 @@ class _Fetching:
                 f"{redact(self.url)}: the server answered {response.status_code} to a plain GET; check the url"
             )
         version = _Version.of(response)
-        if version.encoding not in _DECODABLE:
-            raise SourceError(
-                f"{redact(self.url)}: the server encoded the body with {version.encoding!r}, though asked not to"
-            )
+        check_encoding(response, self.url)
         self._check_size(version.length or 0)
         self.entry.begin_part(version)
         return version
 
     def _receive(self, response: Response, version: _Version) -> str:
         """Append the body to the part and return the SHA-256 of the whole."""
-        body = _chunks(response, self.options, self.patience)
+        body = body_chunks(response, self.options, self.patience)
         if version.encoding:
-            body = _decoded(body)
+            body = decoded(body)
         try:
             with self.entry.open_part() as file, progress(f"Downloading {_label(self.url)}", version.length) as advance:
                 digest, size = hashlib.sha256(), 0
@@ -255,46 +249,6 @@ def _check_continues(response: Response, part: _Stored) -> None:
         raise _UselessPartError("the file changed while it was downloaded")
 
 
-def _chunks(response: Response, options: WebOptions, patience: Patience) -> Iterator[bytes]:
-    """Yield the body as it arrives, not decoded. Raises TransientError if it breaks off, stalls or crawls.
-
-    The read timeout of a socket starts again with every byte, so the rate is watched too.
-    """
-    since, received = time.monotonic(), 0
-    while True:
-        try:
-            # read1 gives what is there; read would wait for all of it
-            chunk = response.raw.read1(CHUNK_BYTES, decode_content=False)
-        except urllib3.exceptions.HTTPError as error:
-            raise TransientError(reason(error)) from error
-        if not chunk:
-            return
-        yield chunk
-        received += len(chunk)
-        elapsed = time.monotonic() - since
-        if patience.left_s() < 0:
-            raise TransientError("the download took too long")
-        if elapsed >= options.read_timeout_s:
-            if received < options.min_bytes_per_s * elapsed:
-                raise TransientError(f"slower than min_bytes_per_s = {options.min_bytes_per_s:g}")
-            since, received = time.monotonic(), 0
-
-
-def _decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Undo a Content-Encoding that was not asked for, in pieces of CHUNK_BYTES, however much one chunk inflates to."""
-    inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, as its header says
-    try:
-        for chunk in chunks:
-            piece = inflater.decompress(chunk, CHUNK_BYTES)
-            while piece:
-                yield piece
-                piece = inflater.decompress(inflater.unconsumed_tail, CHUNK_BYTES)
-    except zlib.error as error:
-        raise TransientError(f"the body is not encoded as its Content-Encoding says: {error}") from error
-    if not inflater.eof:
-        raise TransientError("the encoded body ended early")
-
-
 def _label(url: str) -> str:
     parts = urlsplit(url)
     return unquote(parts.path.rpartition("/")[2]) or parts.netloc
@@ -317,7 +271,7 @@ class _Version:
     @classmethod
     def of(cls, response: Response) -> _Version:
         headers = response.headers
-        encoding = headers.get("Content-Encoding", "").strip().lower().replace("identity", "")
+        encoding = encoding_of(response)
         length = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
         return cls(
             etag=headers.get("ETag"),

@@ -66,12 +66,17 @@ class WebOptions(Options):
     @classmethod
     def _sendable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, value in headers.items():
-            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-                raise ValueError(f"{name!r} is not the name of a header")
-            text = value.get_secret_value()
-            if not (text and text.isascii() and text.isprintable() and text == text.strip()):
-                raise ValueError(f"the value of {name} should be printable ASCII, without spaces at its ends")
+            check_header(name, value)
         return headers
+
+
+def check_header(name: str, value: SecretStr) -> None:
+    """Raises ValueError if no request can have this header. The message does not hold the value."""
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        raise ValueError(f"{name!r} is not the name of a header")
+    text = value.get_secret_value()
+    if not (text and text.isascii() and text.isprintable() and text == text.strip()):
+        raise ValueError(f"the value of {name} should be printable ASCII, without spaces at its ends")
 
 
 class TransientError(Exception):
@@ -81,6 +86,18 @@ class TransientError(Exception):
         super().__init__(reason)
         self.wait_s = wait_s
         self.throttled = throttled
+
+
+class RefusedError(SourceError):
+    """The server answered with a ``status`` that asking again does not mend."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnauthorizedError(AccessError):
+    """The server answered 401: it does not accept the credentials, or not any more."""
 
 
 class Patience:
@@ -129,19 +146,29 @@ class _Session(requests.Session):
 
 
 def ask(
-    session: requests.Session, url: str, options: WebOptions, patience: Patience, headers: Mapping[str, str]
+    session: requests.Session,
+    url: str,
+    options: WebOptions,
+    patience: Patience,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
 ) -> requests.Response:
     """GET ``url``, following redirects, and return the answer (2xx, 304 or 416) with its body unread.
 
-    Raises TransientError where trying again makes sense; ConfigError (endless redirects), AccessError or SourceError.
+    With a ``body`` it is a POST, which follows none. Raises TransientError where trying again makes sense; ConfigError
+    (endless redirects), AccessError or SourceError.
     """
     here = url
     for _ in range(MAX_REDIRECTS + 1):
-        response = _send(session, here, options, patience, _headers(url, here, options, headers))
+        response = _send(session, here, options, patience, _headers(url, here, options, headers), body)
         if not response.is_redirect:
             _check_status(response, url)
             return response
         response.close()
+        if body is not None:
+            raise SourceError(
+                f"{redact(url)} redirects a POST: refused; set the url to where it leads, if that is right"
+            )
         here = _redirect_target(response, here)
         check_redirect(url, here, allow_http=options.allow_http)
     raise ConfigError(f"{redact(url)}: redirected more than {MAX_REDIRECTS} times; check the url")
@@ -216,18 +243,32 @@ def _headers(url: str, here: str, options: WebOptions, extra: Mapping[str, str])
 
 
 def _send(
-    session: requests.Session, url: str, options: WebOptions, patience: Patience, headers: Mapping[str, str]
+    session: requests.Session,
+    url: str,
+    options: WebOptions,
+    patience: Patience,
+    headers: Mapping[str, str],
+    body: bytes | None,
 ) -> requests.Response:
     host = urlsplit(url).hostname or ""
     timeout = options.connect_timeout_s, options.read_timeout_s
     limit = min(sum(timeout), max(patience.left_s(), 0.001))
     proxies = {"no_proxy": host} if _is_loopback(host) else None
 
-    def get() -> requests.Response:
-        return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout, proxies=proxies)
+    def send() -> requests.Response:
+        return session.request(
+            "GET" if body is None else "POST",
+            url,
+            data=body,
+            headers=headers,
+            stream=True,
+            allow_redirects=False,
+            timeout=timeout,
+            proxies=proxies,
+        )
 
     try:
-        return _within(limit, get)
+        return _within(limit, send)
     except requests.exceptions.SSLError as error:
         if isinstance(root_cause(error), ssl.SSLEOFError | ConnectionError):
             raise TransientError(reason(error)) from error
@@ -277,10 +318,9 @@ def _check_status(response: requests.Response, url: str) -> None:
     if status in _RETRIED or status >= 500:
         raise TransientError(what, wait_s=_retry_after_s(response), throttled=status == 429)
     if status in (401, 403):
-        raise AccessError(
-            f"{redact(url)}: {what}; check the url (a signed one may have expired) and the credentials in headers"
-        )
-    raise SourceError(f"{redact(url)}: {what}; check the url")
+        error = UnauthorizedError if status == 401 else AccessError
+        raise error(f"{redact(url)}: {what}; check the url (a signed one may have expired) and the credentials")
+    raise RefusedError(f"{redact(url)}: {what}; check the url", status)
 
 
 def _retry_after_s(response: requests.Response) -> float:

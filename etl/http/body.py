@@ -1,0 +1,90 @@
+"""Reads the body of an answer as it arrives, and gives up on one that breaks off, crawls or grows too large."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import urllib3
+
+from etl.errors import DataError, SourceError
+from etl.http.request import Patience, TransientError, WebOptions, reason
+from etl.redact import redact
+
+if TYPE_CHECKING:
+    from requests import Response
+
+CHUNK_BYTES = 256 * 1024
+_DECODABLE = ("", "gzip", "x-gzip", "deflate")
+
+
+def read_body(response: Response, url: str, options: WebOptions, patience: Patience, max_bytes: int) -> bytes:
+    """The whole body, decoded. Raises TransientError if it breaks off, DataError if it is larger than ``max_bytes``."""
+    check_encoding(response, url)
+    chunks = body_chunks(response, options, patience)
+    if encoding_of(response):
+        chunks = decoded(chunks)
+    body = bytearray()
+    for chunk in chunks:
+        body += chunk
+        if len(body) > max_bytes:
+            raise DataError(
+                f"{redact(url)}: an answer is larger than max_page_bytes = {max_bytes:,}; ask for smaller pages, or "
+                "raise the limit: a page is held in memory"
+            )
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and not encoding_of(response) and len(body) != int(length):
+        raise TransientError(f"the body ended after {len(body):,} of {int(length):,} bytes")
+    return bytes(body)
+
+
+def encoding_of(response: Response) -> str:
+    """The Content-Encoding; empty if there is none."""
+    return response.headers.get("Content-Encoding", "").strip().lower().replace("identity", "")
+
+
+def check_encoding(response: Response, url: str) -> None:
+    if encoding_of(response) not in _DECODABLE:
+        raise SourceError(f"{redact(url)}: the server encoded the body with {encoding_of(response)!r}, unasked")
+
+
+def body_chunks(response: Response, options: WebOptions, patience: Patience) -> Iterator[bytes]:
+    """Yield the body as it arrives, not decoded. Raises TransientError if it breaks off, stalls or crawls.
+
+    The read timeout of a socket starts again with every byte, so the rate is watched too.
+    """
+    since, received = time.monotonic(), 0
+    while True:
+        try:
+            # read1 gives what is there; read would wait for all of it
+            chunk = response.raw.read1(CHUNK_BYTES, decode_content=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise TransientError(reason(error)) from error
+        if not chunk:
+            return
+        yield chunk
+        received += len(chunk)
+        elapsed = time.monotonic() - since
+        if patience.left_s() < 0:
+            raise TransientError("the download took too long")
+        if elapsed >= options.read_timeout_s:
+            if received < options.min_bytes_per_s * elapsed:
+                raise TransientError(f"slower than min_bytes_per_s = {options.min_bytes_per_s:g}")
+            since, received = time.monotonic(), 0
+
+
+def decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Undo a Content-Encoding that was not asked for, in pieces of CHUNK_BYTES, however much one chunk inflates to."""
+    inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, as its header says
+    try:
+        for chunk in chunks:
+            piece = inflater.decompress(chunk, CHUNK_BYTES)
+            while piece:
+                yield piece
+                piece = inflater.decompress(inflater.unconsumed_tail, CHUNK_BYTES)
+    except zlib.error as error:
+        raise TransientError(f"the body is not encoded as its Content-Encoding says: {error}") from error
+    if not inflater.eof:
+        raise TransientError("the encoded body ended early")
