@@ -93,7 +93,8 @@ def _rows(schema: Schema, definitions: Mapping[str, Schema], prefix: str = "") -
     required = schema.get("required", ())
     for name, option in sorted(schema.get("properties", {}).items(), key=lambda item: item[0] not in required):
         default = "required" if name in required else _default(option.get("default"))
-        yield f"{prefix}{name}", _in_words(option), default, option.get("description", "")
+        about = option.get("description") or (schema.get("description", "") if "const" in option else "")
+        yield f"{prefix}{name}", _in_words(option), default, about
         for below, nested in _nested(option, definitions):
             yield from _rows(nested, definitions, f"{prefix}{name}.{below}")
 
@@ -104,14 +105,14 @@ def _default(value: Any) -> str:
 
 
 def _nested(option: Schema, definitions: Mapping[str, Schema]) -> Iterator[tuple[str, Schema]]:
-    """Yield the table of options in an option, if any, with what comes before their names: nothing, or ``NAME.``."""
-    for choice in (option, *option.get("anyOf", ())):
-        inner, between = choice.get("additionalProperties"), "NAME."
-        if not isinstance(inner, dict):
-            inner, between = choice, ""
-        if "$ref" in inner:
-            yield between, definitions[inner["$ref"].rpartition("/")[2]]
-            return
+    """Yield the tables of options in an option, if any, with what comes before their names: nothing, or ``NAME.``."""
+    inner, between = option.get("additionalProperties"), "NAME."
+    if not isinstance(inner, dict):
+        inner, between = option, ""
+    if "$ref" in inner:
+        yield between, definitions[inner["$ref"].rpartition("/")[2]]
+    for choice in (*option.get("anyOf", ()), *option.get("oneOf", ())):
+        yield from _nested(choice, definitions)
 
 
 def _in_words(schema: Schema) -> str:
@@ -124,7 +125,7 @@ def _in_words(schema: Schema) -> str:
         return " or ".join(dict.fromkeys(_in_words(part) for part in schema["anyOf"] if part.get("type") != "null"))
     if schema.get("type") == "array":
         return f"list of {_in_words(schema.get('items', {}))}"
-    if schema.get("type") == "object" or "$ref" in schema:
+    if schema.get("type") == "object" or "$ref" in schema or "oneOf" in schema:
         values = schema.get("additionalProperties")
         return f"table of {_in_words(values)}" if isinstance(values, dict) else "table"
     return _WORDS.get(schema.get("type", ""), "anything")

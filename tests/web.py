@@ -74,7 +74,7 @@ class WebServer:
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.requests: list[Request] = []
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, Answer | Callable[[Request], Answer]] = {}
         self._once: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
         self._scheme = "https" if certificate else "http"
         self._server = _Server(self, certificate)
@@ -116,6 +116,12 @@ class WebServer:
         """Change one answer for ``path``, in the order of the calls; afterwards it is as ``serve`` said."""
         self._once[path].append(changes)
 
+    def script(self, path: str, answer: Callable[[Request], Answer]) -> str:
+        """Answer ``path`` with what the function makes of each request, and return its url."""
+        self._once.pop(path, None)
+        self._answers[path] = answer
+        return self.url(path)
+
     def redirect(self, path: str, to: str, status: int = 302) -> str:
         return self.serve(path, status=status, headers={"Location": to}, content_type="text/html")
 
@@ -129,8 +135,9 @@ class WebServer:
         path = urlsplit(request.path).path
         if path not in self._answers:
             return Answer(b"<!DOCTYPE html><p>Not found", status=404, content_type="text/html")
+        answer = self._answers[path]
         changes = self._once[path].popleft() if self._once[path] else {}
-        return replace(self._answers[path], **changes)
+        return replace(answer(request) if callable(answer) else answer, **changes)
 
 
 class _Server(ThreadingHTTPServer):

@@ -91,9 +91,13 @@ class JsonTable:
         for record in sample:
             row = self._row(record)
             for name, value in row.items() if isinstance(row, dict) else ():
+                kind = kinds.setdefault(name, _Told(name))
                 if name not in self._types:
-                    kinds.setdefault(name, _Told(name)).see(value, record.number)
-        found: Columns = {name: kind.type(self._source) for name, kind in kinds.items() if kind.is_column(kinds)}
+                    kind.see(value, record.number)
+        found: Columns = {}
+        for name, kind in kinds.items():
+            if name in self._types or kind.is_column(kinds):
+                found[name] = self._types.get(name) or kind.type(self._source)
         found |= self._types
         if not self._names:
             return found

@@ -57,6 +57,25 @@ def json_array(stream: Reader, max_bytes: int, source: str) -> Iterator[Record]:
     text.end()
 
 
+def json_document(text: str) -> Any:
+    """The value of a whole JSON text; ``problem_within`` tells whether a part of it can be trusted.
+
+    Raises ValueError or RecursionError if it is no JSON.
+    """
+    try:
+        return _STRICT.decode(text)
+    except _TwiceError:
+        return _MARKING.decode(text)
+
+
+def problem_within(value: Any, apart_from: Any = None) -> str:
+    """Why nobody can tell what this part of a document means: an object in it names a field twice. Empty if none."""
+    if isinstance(value, _Twice):
+        return value.problem
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, (problem_within(child, apart_from) for child in children if child is not apart_from)), "")
+
+
 def _lines(stream: Reader, max_bytes: int) -> Iterator[bytes]:
     """Yield lines without their ends; of one that is too long, a little more than ``max_bytes``."""
     rest = b""
@@ -177,12 +196,30 @@ class _TwiceError(ValueError):
     """An object names a field twice; which value is meant nobody can tell."""
 
 
+class _Twice(dict[str, Any]):
+    """An object that does so, as a part of a document whose other parts are in order."""
+
+    problem = ""
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _TwiceError(f"names {next(name for name in names if names.count(name) > 1)!r} twice")
+        raise _TwiceError(_named_twice(pairs))
     return found
+
+
+def _marked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found = _Twice(pairs)
+        found.problem = _named_twice(pairs)
+    return found
+
+
+def _named_twice(pairs: list[tuple[str, Any]]) -> str:
+    names = [name for name, _ in pairs]
+    return f"names {next(name for name in names if names.count(name) > 1)!r} twice"
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -199,6 +236,7 @@ def _fraction(text: str) -> float | Decimal:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_fraction)
+_MARKING = json.JSONDecoder(object_pairs_hook=_marked_object, parse_constant=_no_constant, parse_float=_fraction)
 _LENIENT = json.JSONDecoder()
 
 

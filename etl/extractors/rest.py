@@ -1,0 +1,75 @@
+"""Reads the pages of a JSON API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from etl.base import Extractor
+from etl.errors import DataError
+from etl.files.formats import JsonType
+from etl.http.request import web_session
+from etl.ledger import Account
+from etl.redact import redact
+from etl.rest.api import Api, ApiOptions
+from etl.run import Source
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class RestExtractor(ApiOptions, Extractor):
+    """Asks a JSON API for page after page of records and reads them as one table, typed as JSON files are.
+
+    A row's number counts the records of all pages. An API tells no fingerprint, so it is read in every run; what turns
+    out to be published already is not published again.
+    """
+
+    columns: tuple[str, ...] = Field(
+        default=(), description="The fields to read, in this order. Default: those of the first 10,000 records."
+    )
+    types: dict[str, JsonType] = Field(
+        default={},
+        description="Types of fields: text, int64, float64, bool, or json (any value, as JSON text). "
+        "Default: told from the first 10,000 records.",
+    )
+    allow_empty: bool = Field(default=False, description="Whether no records at all are in order.")
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_different(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(columns)) < len(columns):
+            raise ValueError("names a column more than once")
+        return columns
+
+    def inspect(self) -> Source:
+        return Source(self._uri)
+
+    def check(self) -> str:
+        """Ask for the first page, once."""
+        with web_session() as session:
+            api = Api(self.model_copy(update={"attempts": 1}), session)
+            elements = api.page(api.first_request()).elements
+        fields = ", ".join(elements[0]) if elements and isinstance(elements[0], dict) else "none"
+        return f"reachable: {self._uri}, {len(elements):,} records in the first page, fields: {fields}"
+
+    def read(self, account: Account) -> Iterator[DataFrame]:
+        from etl.files.json_columns import JsonTable, arrow_schema
+        from etl.rest.reading import records_of
+        from etl.tables.numbered import numbered_frames
+
+        with web_session() as session:
+            records = records_of(Api(self, session), self, account)
+            columns, tables = JsonTable(self.columns, self.types, account, self._uri).tables(records, None)
+            if not columns:
+                raise DataError(f"{self._uri}: no record has a field, so there are no columns; declare them in types")
+            for frame in numbered_frames(tables, arrow_schema(columns), self.batch_rows):
+                if frame.empty and not account.rejected and not self.allow_empty:
+                    raise DataError(f"{self._uri}: has no records; set allow_empty = true if that is right")
+                yield frame
+
+    @property
+    def _uri(self) -> str:
+        return redact(self.url)

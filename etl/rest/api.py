@@ -1,0 +1,227 @@
+"""Asks an API for its pages: signed, at its pace, and again where that makes sense."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, SecretStr, ValidationInfo, field_validator
+
+from etl.errors import DataError, SourceError
+from etl.files.json_records import json_document
+from etl.http.body import read_body
+from etl.http.request import Patience, RefusedError, TransientError, UnauthorizedError, WebOptions, ask, url_problem
+from etl.redact import redact
+from etl.rest.auth import Auth, OAuth2Auth, Signer
+from etl.rest.pages import Page, PageRequest, Progress, check_unambiguous, elements_of, with_query
+from etl.rest.pagination import OnePage, Pagination
+
+if TYPE_CHECKING:
+    from requests import Response, Session
+
+log = logging.getLogger(__name__)
+
+
+class ApiOptions(WebOptions):
+    """Where an API is, how it is asked, and where in its answers the records are."""
+
+    url: str = Field(description="Address of the first page: https://, or http:// on this machine itself.")
+    params: dict[str, SecretStr] = Field(default={}, description="Parameters of the query, such as a filter.")
+    method: Literal["GET", "POST"] = Field(default="GET", description="How pages are asked for.")
+    body: dict[str, JsonValue] = Field(
+        default={},
+        repr=False,
+        description="JSON body of a POST. The parameters of the pagination are put into it, not into the query.",
+    )
+    records: str = Field(
+        default="", description='Path in the body of the array of records, such as "data.items". Default: the body.'
+    )
+    pagination: Pagination | None = Field(default=None, description="How the next page is asked for. Default: not.")
+    auth: Auth | None = Field(default=None, description="Who asks. Default: nobody.")
+    requests_per_second: float | None = Field(
+        default=None,
+        ge=0.01,
+        description="Most requests in a second, such as 0.5. Default: as many as the API answers.",
+    )
+    max_pages: PositiveInt = Field(default=10_000, description="More pages than this are an error.")
+    max_repeated_pages: int = Field(
+        default=0,
+        ge=0,
+        description="Pages with just the records of an earlier page that are accepted. Their rows are rejected.",
+    )
+    max_page_bytes: PositiveInt = Field(
+        default=32 << 20, le=1 << 30, description="Largest accepted page, in bytes; it is held in memory."
+    )
+    total_timeout_s: PositiveFloat = Field(
+        default=600, description="Longest time for one page, in seconds, with all its tries."
+    )
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _params_as_text(cls, value: Any) -> Any:
+        return {name: _query_text(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("url", "auth")
+    @classmethod
+    def _may_be_asked(cls, value: Any, info: ValidationInfo) -> Any:
+        url = value.token_url if isinstance(value, OAuth2Auth) else value
+        problem = url_problem(url, allow_http=info.data.get("allow_http", False)) if isinstance(url, str) else None
+        if problem:
+            raise ValueError(problem)
+        return value
+
+    @field_validator("body")
+    @classmethod
+    def _can_be_sent(cls, body: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
+        if body and info.data.get("method") != "POST":
+            raise ValueError('needs method = "POST"')
+        return body
+
+
+def _query_text(value: Any) -> Any:
+    """Numbers and truths as most APIs read them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+class UnreadableError(Exception):
+    """What came is not JSON."""
+
+
+class Api:
+    """One reading of an API."""
+
+    def __init__(self, options: ApiOptions, session: Session) -> None:
+        self._options = options
+        self._session = session
+        self._signer = Signer(options.auth, options, session)
+        self._pace = _Pace(options.requests_per_second)
+        self.pagination = options.pagination or OnePage()
+        self.progress = Progress()
+
+    def pages(self) -> Iterator[Page]:
+        """Yield all pages. Raises DataError if they do not end, or SourceError if records are missing."""
+        seen: set[str] = set()
+        request: PageRequest | None = self.first_request()
+        total = None
+        while request:
+            page = self._page_if_any(request)
+            if page is None:
+                break
+            self.progress.add(page)
+            seen.add(_identity(request))
+            total = self.pagination.total_in(page)
+            request = self.pagination.next(page, self.progress)
+            if request and _identity(request) in seen:
+                if page.elements:
+                    raise self._endless(f"page {self.progress.pages:,} leads back to a page that was read already")
+                request = None  # nothing new, and no way on: so some APIs say that they have no more
+            if request and self.progress.pages >= self._options.max_pages:
+                limit = f"max_pages = {self._options.max_pages:,}"
+                raise self._endless(f"there are more pages than {limit}", ", or raise the limit")
+            yield page
+            del page
+        if total is not None and self.progress.rows < total:
+            raise SourceError(
+                f"{redact(self._options.url)}: of {total:,} records that the API says it has, {self.progress.rows:,} "
+                "came; try again later, or check pagination.total"
+            )
+
+    def first_request(self) -> PageRequest:
+        params = {name: value.get_secret_value() for name, value in self._options.params.items()}
+        return self.pagination.first(PageRequest(with_query(self._options.url, params)))
+
+    def page(self, request: PageRequest) -> Page:
+        """The page, after as many tries as the options allow. A refused token and a damaged body have one more each."""
+        patience = Patience(self._options)
+        renewed = misread = False
+        while True:
+            try:
+                return self._try_once(request, patience)
+            except TransientError as failure:
+                patience.wait(request.url, failure)
+            except UnauthorizedError:
+                if renewed or not self._signer.renew():
+                    raise
+                renewed = True
+                log.info("The token was refused; asking for a new one")
+            except UnreadableError as failure:
+                if misread:
+                    raise SourceError(
+                        f"{redact(request.url)}: {failure}, twice; check url, auth and headers"
+                    ) from failure
+                misread = True
+                patience.wait(request.url, TransientError(str(failure)))
+
+    def _page_if_any(self, request: PageRequest) -> Page | None:
+        try:
+            return self.page(request)
+        except RefusedError as error:
+            if error.status == 404 and self.progress.pages and self.pagination.absent_page_is_the_end:
+                return None
+            raise
+
+    def _try_once(self, request: PageRequest, patience: Patience) -> Page:
+        self._pace.wait()
+        url = with_query(request.url, self._signer.params())
+        body, sent = None, {"Accept-Encoding": "gzip"}
+        if self._options.method == "POST":
+            body = json.dumps({**self._options.body, **request.params}).encode()
+            sent["Content-Type"] = "application/json"
+        else:
+            url = with_query(url, request.params)
+        headers = {"Accept": SecretStr("application/json"), **self._options.headers, **self._signer.headers(patience)}
+        options = self._options.model_copy(update={"headers": headers})
+        with closing(ask(self._session, url, options, patience, sent, body)) as response:
+            content = read_body(response, url, options, patience, self._options.max_page_bytes)
+        return self._page_of(request, response, content)
+
+    def _page_of(self, request: PageRequest, response: Response, content: bytes) -> Page:
+        if response.status_code == 204:
+            return Page(request, {}, [], None)
+        document = _parsed(content, response.headers.get("Content-Type"))
+        try:
+            elements = elements_of(document, self._options.records)
+            check_unambiguous(document, elements)
+        except DataError as error:
+            raise DataError(f"{redact(request.url)}: page {self.progress.pages + 1:,}: {error.message}") from error
+        return Page(request, document, elements, response.links.get("next", {}).get("url"))
+
+    def _endless(self, problem: str, remedy: str = "") -> DataError:
+        compare = "compare [extract.pagination] with the API's manual"
+        return DataError(f"{redact(self._options.url)}: {problem}; {compare}{remedy}")
+
+
+class _Pace:
+    """Keeps requests apart in time."""
+
+    def __init__(self, per_second: float | None) -> None:
+        self._gap_s = 1 / per_second if per_second else 0.0
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        time.sleep(max(self._next - time.monotonic(), 0))
+        self._next = time.monotonic() + self._gap_s
+
+
+def _identity(request: PageRequest) -> str:
+    return json.dumps([request.url, dict(request.params)], sort_keys=True)
+
+
+def _parsed(content: bytes, content_type: str | None) -> Any:
+    """Raises UnreadableError, which quotes nothing: a server may repeat in its answer what it was sent."""
+    what = f"the server sent {content_type or 'something'} that is not JSON"
+    try:
+        return json_document(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"{what}: no UTF-8 at byte {error.start:,}") from error
+    except json.JSONDecodeError as error:
+        where = f"character {error.pos:,} of {len(error.doc):,}"
+        raise UnreadableError(f"{what}: {error.msg} at {where}") from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"{what}: {error}") from error

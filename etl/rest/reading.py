@@ -1,0 +1,73 @@
+"""From the pages of an API to numbered records; pages that came before are noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from etl.errors import DataError
+from etl.files.json_columns import json_text
+from etl.files.json_records import Record, problem_within
+from etl.ledger import Account
+from etl.redact import redact
+from etl.rest.api import Api, ApiOptions
+
+log = logging.getLogger(__name__)
+
+
+def records_of(api: Api, options: ApiOptions, account: Account) -> Iterator[Record]:
+    """Yield the records of all pages, numbered through from 1. Those of a page that came before have a problem."""
+    number = 0
+    doubt = None
+    repeats = _Repeats(options, account)
+    for page in api.pages():
+        doubt = api.pagination.doubt(page) if number == 0 else None
+        raws = [_raw(element) for element in page.elements]
+        came_before = repeats.see(api.progress.pages, raws)
+        for raw, element in zip(raws, page.elements, strict=True):
+            number += 1
+            yield _record(number, raw, element, came_before)
+        del page, raws  # before the next page comes
+    log.info("Read %s records in %s pages", f"{number:,}", f"{api.progress.pages:,}")
+    if doubt:
+        account.warn(f"{redact(options.url)}: {doubt}")
+
+
+class _Repeats:
+    """Counts pages with just the records of an earlier one."""
+
+    def __init__(self, options: ApiOptions, account: Account) -> None:
+        self._options = options
+        self._account = account
+        self._seen: dict[bytes, int] = {}
+        self._count = 0
+
+    def see(self, number: int, raws: list[str]) -> bool:
+        """Whether these records came before. Raises DataError if that happened too often."""
+        digest = hashlib.blake2b("\n".join(raws).encode(), digest_size=16).digest()
+        first = self._seen.setdefault(digest, number)
+        if first == number or not raws:
+            return False
+        self._count += 1
+        what = f"page {number:,} holds just the records of page {first:,}"
+        if self._count > self._options.max_repeated_pages:
+            raise DataError(
+                f"{redact(self._options.url)}: {what} (repeated pages: {self._count:,}); does the API know the "
+                "parameters of [extract.pagination]? If that is how it is, set max_repeated_pages"
+            )
+        self._account.warn(f"{what}; its rows are rejected")
+        return True
+
+
+def _record(number: int, raw: str, element: Any, came_before: bool) -> Record:
+    problem = "on a page that came before" if came_before else problem_within(element)
+    if not problem and not isinstance(element, dict):
+        problem = "not a JSON object"
+    return Record(number, raw, None if problem else element, problem)
+
+
+def _raw(element: Any) -> str:
+    """The element as JSON; a half of a surrogate pair, which no UTF-8 can hold, is escaped."""
+    return json_text(element).encode("utf-8", "backslashreplace").decode()
