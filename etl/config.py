@@ -218,21 +218,46 @@ _EXAMPLES = {"extractors": "ZipUrlExtractor", "transformers": "LegoCleaner", "lo
 
 def _explain(detail: Mapping[str, Any], place: str, model: type[BaseModel]) -> tuple[str, str]:
     """A pydantic error as (place, what is wrong), in the words of the pipeline file."""
-    location = tuple(str(part) for part in detail["loc"])
+    location, names = _written(model, tuple(str(part) for part in detail["loc"]))
     where = ".".join((place, *location))
     if detail["type"] == "extra_forbidden":
-        names = model.model_fields if len(location) == 1 else _nested_names(model, location)
         return where, f"unknown{did_you_mean(location[-1], names)}"
+    if detail["type"] == "union_tag_invalid":
+        tags = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{where}.type", f"unknown type {detail['ctx']['tag']!r}{did_you_mean(detail['ctx']['tag'], tags)}"
+    if detail["type"] == "union_tag_not_found":
+        return f"{where}.type", "missing; it says which kind is meant"
     if detail["type"] == "missing":
         return where, f"missing; {model.__name__} needs it"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return where, message[:1].lower() + message[1:]
 
 
-def _nested_names(model: type[BaseModel], location: tuple[str, ...]) -> Iterable[str]:
-    """The valid names where ``location`` ends: options of options, also within lists and tables of them."""
+def _written(model: type[BaseModel], location: tuple[str, ...]) -> tuple[tuple[str, ...], Iterable[str]]:
+    """The location as it is in the pipeline file, and the valid names where it ends.
+
+    It may lead through options of options, lists and tables of them, and choices: the ``type`` that makes a choice is
+    no part of the place, but pydantic names it.
+    """
     inner: Any = model
-    for part in location[:-1]:
+    names: Iterable[str] = ()
+    written: list[str] = []
+    for part in location:
+        if chosen := _chosen(inner, part):
+            inner = chosen
+            continue
+        written.append(part)
+        names = getattr(inner, "model_fields", {})
         field = getattr(inner, "model_fields", {}).get(part)
         inner = field.annotation if field else next(reversed(get_args(inner)), None)
-    return getattr(inner, "model_fields", {})
+    return tuple(written), names
+
+
+def _chosen(annotation: Any, tag: str) -> Any:
+    """The model among those of ``annotation`` whose option ``type`` must be ``tag``, if there is one."""
+    for choice in get_args(annotation):
+        field = getattr(choice, "model_fields", {}).get("type")
+        found = choice if field and get_args(field.annotation) == (tag,) else _chosen(choice, tag)
+        if found:
+            return found
+    return None

@@ -32,7 +32,10 @@ _RULES = (
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b"), _MASK),
     (
         re.compile(
-            r"((?:password|passwd|secret|token|api_?key|sslpassword)['\"]?\s*[=:]\s*['\"]?)[^\s&'\",;)]+", re.IGNORECASE
+            # not the name of an option before what is wrong with it
+            r"((?:password|passwd|secret|token|api_?key|sslpassword)['\"]?\s*[=:]"
+            r"(?! (?:the environment variable|missing; |unknown[; ]|should ))\s*['\"]?)[^\s&'\",;)]+",
+            re.IGNORECASE,
         ),
         rf"\1{_MASK}",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import pickle
@@ -10,19 +11,25 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from pandas import DataFrame
 from pydantic import ValidationError
 
-from etl.errors import AccessError, DataError, EtlError, RetryLater, SourceError
+from etl.config import load_pipeline
+from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater, SourceError
 from etl.extractors.rest import RestExtractor
 from etl.ledger import Account, Reject
 from etl.paths import PROJECT
+from etl.redact import redact
 from etl.rest.pages import value_at, with_query
+from main import Pipeline
+from tests.conftest import Bucket
 from tests.contracts import ExtractorContract
 from tests.web import Answer, Request, WebServer
 
@@ -842,3 +849,73 @@ def test_mistakes_are_found_without_asking_anybody(options: dict[str, Any], plac
     with pytest.raises(ValidationError) as failure:
         RestExtractor.model_validate({"url": "https://api.example.com/items", **options})
     assert [".".join(map(str, error["loc"])) for error in failure.value.errors()] == [place]
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        (
+            'pagination = { type = "curser", path = "n" }',
+            "extract.pagination.type: unknown type 'curser'; did you mean 'cursor'?",
+        ),
+        ('pagination = { path = "n" }', "extract.pagination.type: missing; it says which kind is meant"),
+        (
+            'pagination = { type = "cursor", path = "n", parm = "c" }',
+            "extract.pagination.parm: unknown; did you mean 'param'?",
+        ),
+        ('pagination = { type = "next_url" }', "extract.pagination.path: missing; RestExtractor needs it"),
+        ('auth = { type = "bearer" }', "extract.auth.token: missing; RestExtractor needs it"),
+        (
+            'auth = { type = "bearer", token = "${NO_SUCH}" }',
+            "extract.auth.token: the environment variable NO_SUCH is not set",
+        ),
+        (
+            'auth = { type = "api_key", key = "k" }',
+            "extract.auth: name the header or the param that the key is sent in",
+        ),
+        ('pagination = { type = "offset", limit = 0 }', "extract.pagination.limit: input should be greater than 0"),
+    ],
+)
+def test_mistakes_in_a_pipeline_file_are_told_in_its_words(tmp_path: Path, table: str, problem: str) -> None:
+    file = tmp_path / "api.toml"
+    file.write_text(f"""
+        [extract]
+        type = "RestExtractor"
+        url = "https://api.example.com/items"
+        {table}
+        [load]
+        type = "LocalLoader"
+        path = "a.parquet"
+    """)
+    with pytest.raises(ConfigError) as failure:
+        load_pipeline(file)
+    assert problem in redact(str(failure.value))
+
+
+# -- a whole run ----------------------------------------------------------------------------------------------------
+
+
+def test_the_pipeline_of_the_example(
+    bucket: Bucket, web: WebServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pipelines/rest.toml as it is: published once, rejects kept beside the data, and the token nowhere."""
+
+    def items(request: Request) -> Answer:
+        start = int(query(request).get("cursor", 0))
+        rows = [*ROWS[start : start + PAGE_ROWS], "no record"] if start == 0 else ROWS[start : start + PAGE_ROWS]
+        return json_answer({"data": {"items": rows}, "meta": {"next_cursor": start + PAGE_ROWS if start < 6 else None}})
+
+    monkeypatch.setenv("API_URL", web.script("/items", items))
+    monkeypatch.setenv("API_TOKEN", "hush-hush")
+    monkeypatch.setenv("S3_BUCKET", bucket.name)
+    pipeline = Pipeline.from_file("pipelines/rest.toml", ["max_rejects=1"])
+    report = pipeline.run()
+    assert (report.status, report.rows_rejected) == ("published", 1)
+    assert pq.read_table(io.BytesIO(bucket.body("rest/items.parquet"))).column("id").to_pylist() == IDS
+    assert {request.headers["Authorization"] for request in web.requests} == {"Bearer hush-hush"}
+
+    assert pipeline.run().status == "unchanged"  # read again, found equal
+    assert len(bucket.versions("rest/items.parquet")) == 1
+    kept = [bucket.body(key).decode("latin-1") for key in bucket.objects()]
+    assert any('"rule": "not a JSON object"' in content for content in kept)
+    assert "hush" not in " ".join([*kept, caplog.text, report.to_json(), repr(pipeline)])

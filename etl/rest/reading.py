@@ -30,7 +30,7 @@ def records_of(api: Api, options: ApiOptions, account: Account) -> Iterator[Reco
             number += 1
             yield _record(number, raw, element, came_before)
         del page, raws  # before the next page comes
-    log.info("Read %s records in %s pages", f"{number:,}", f"{api.progress.pages:,}")
+    log.info("Read %s records, %s pages", f"{number:,}", f"{api.progress.pages:,}")
     if doubt:
         account.warn(f"{redact(options.url)}: {doubt}")
 
