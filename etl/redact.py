@@ -34,7 +34,7 @@ _RULES = (
         re.compile(
             # not the name of an option before what is wrong with it
             r"((?:password|passwd|secret|token|api_?key|sslpassword)['\"]?\s*[=:]"
-            r"(?! (?:the environment variable|missing; |unknown[; ]|should ))\s*['\"]?)[^\s&'\",;)]+",
+            r"(?! (?:the environment variable|missing;) )\s*['\"]?)[^\s&'\",;)]+",
             re.IGNORECASE,
         ),
         rf"\1{_MASK}",

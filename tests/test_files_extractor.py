@@ -478,6 +478,16 @@ def test_first_records_that_disagree_must_be_settled(put: Put) -> None:
         rows_of(FilesExtractor(path=put("c.jsonl", lines({"v": 2**64}))))
 
 
+def test_declared_columns_stay_in_their_place(put: Put) -> None:
+    path = put("a.jsonl", b'{"a": 1, "b": 0.1234567890123456789, "c": {"d": 1.10}}\n')
+    with pytest.raises(DataError, match="'b' holds numbers with more digits than a float64 keeps; declare it"):
+        rows_of(FilesExtractor(path=path))
+    frame = frame_of(FilesExtractor(path=path, types={"c": "json", "b": "text", "z": "bool"}))
+    assert list(frame.columns) == ["a", "b", "c", "z"]
+    assert frame.iloc[0].tolist() == [1, "0.1234567890123456789", '{"d":1.1}', pd.NA]
+    assert frame_of(FilesExtractor(path=path, types={"b": "float64"}))["b"].tolist() == [0.12345678901234568]
+
+
 def test_columns_choose_and_order(put: Put) -> None:
     path = put("a.jsonl", lines(*RECORDS))
     frame = frame_of(FilesExtractor(path=path, columns=("size.h", "id")))

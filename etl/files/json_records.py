@@ -57,15 +57,15 @@ def json_array(stream: Reader, max_bytes: int, source: str) -> Iterator[Record]:
     text.end()
 
 
-def json_document(text: str) -> Any:
-    """The value of a whole JSON text; ``problem_within`` tells whether a part of it can be trusted.
+def json_document(text: str) -> tuple[Any, bool]:
+    """The value of a whole JSON text, and whether ``problem_within`` finds something in it.
 
     Raises ValueError or RecursionError if it is no JSON.
     """
     try:
-        return _STRICT.decode(text)
+        return _STRICT.decode(text), False
     except _TwiceError:
-        return _MARKING.decode(text)
+        return _MARKING.decode(text), True
 
 
 def problem_within(value: Any, apart_from: Any = None) -> str:

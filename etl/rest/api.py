@@ -183,14 +183,15 @@ class Api:
 
     def _page_of(self, request: PageRequest, response: Response, content: bytes) -> Page:
         if response.status_code == 204:
-            return Page(request, {}, [], None)
-        document = _parsed(content, response.headers.get("Content-Type"))
+            return Page(request, {}, [])
+        document, doubtful = _parsed(content, response.headers.get("Content-Type"))
         try:
             elements = elements_of(document, self._options.records)
-            check_unambiguous(document, elements)
+            if doubtful:
+                check_unambiguous(document, elements)
         except DataError as error:
             raise DataError(f"{redact(request.url)}: page {self.progress.pages + 1:,}: {error.message}") from error
-        return Page(request, document, elements, response.links.get("next", {}).get("url"))
+        return Page(request, document, elements, response.links.get("next", {}).get("url"), doubtful)
 
     def _endless(self, problem: str, remedy: str = "") -> DataError:
         compare = "compare [extract.pagination] with the API's manual"
@@ -213,8 +214,11 @@ def _identity(request: PageRequest) -> str:
     return json.dumps([request.url, dict(request.params)], sort_keys=True)
 
 
-def _parsed(content: bytes, content_type: str | None) -> Any:
-    """Raises UnreadableError, which quotes nothing: a server may repeat in its answer what it was sent."""
+def _parsed(content: bytes, content_type: str | None) -> tuple[Any, bool]:
+    """What ``json_document`` makes of it.
+
+    Raises UnreadableError. It quotes nothing, as a server may repeat in its answer what it was sent.
+    """
     what = f"the server sent {content_type or 'something'} that is not JSON"
     try:
         return json_document(content.decode("utf-8-sig"))

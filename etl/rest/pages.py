@@ -27,12 +27,16 @@ class PageRequest:
 
 @dataclass(frozen=True)
 class Page:
-    """What came. ``document``: the body, parsed. ``elements``: the records in it. ``next_link``: of the Link header."""
+    """What came. ``document``: the body, parsed. ``elements``: the records in it. ``next_link``: of the Link header.
+
+    ``doubtful``: objects in it name fields twice.
+    """
 
     request: PageRequest
     document: Any
     elements: list[Any]
-    next_link: str | None
+    next_link: str | None = None
+    doubtful: bool = False
 
 
 @dataclass

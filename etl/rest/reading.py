@@ -13,6 +13,7 @@ from etl.files.json_records import Record, problem_within
 from etl.ledger import Account
 from etl.redact import redact
 from etl.rest.api import Api, ApiOptions
+from etl.rest.pages import Page
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def records_of(api: Api, options: ApiOptions, account: Account) -> Iterator[Reco
         came_before = repeats.see(api.progress.pages, raws)
         for raw, element in zip(raws, page.elements, strict=True):
             number += 1
-            yield _record(number, raw, element, came_before)
+            problem = _problem(element, page, came_before)
+            yield Record(number, raw, None if problem else element, problem)
         del page, raws  # before the next page comes
     log.info("Read %s records, %s pages", f"{number:,}", f"{api.progress.pages:,}")
     if doubt:
@@ -61,11 +63,13 @@ class _Repeats:
         return True
 
 
-def _record(number: int, raw: str, element: Any, came_before: bool) -> Record:
-    problem = "on a page that came before" if came_before else problem_within(element)
-    if not problem and not isinstance(element, dict):
-        problem = "not a JSON object"
-    return Record(number, raw, None if problem else element, problem)
+def _problem(element: Any, page: Page, came_before: bool) -> str:
+    """Why an element is no record; empty if it is one."""
+    if came_before:
+        return "on a page that came before"
+    if not isinstance(element, dict):
+        return "not a JSON object"
+    return problem_within(element) if page.doubtful else ""
 
 
 def _raw(element: Any) -> str:
