@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pandas import DataFrame
 from pydantic import ValidationError
 
@@ -582,6 +584,56 @@ def test_a_mood_that_stays_bad(
         web.once("/items", **mood)
     with pytest.raises(error, match=message):
         frame_of(cursor.model_copy(update={"attempts": 3}))
+
+
+MOODS: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"status": st.sampled_from([408, 429, 500, 503])}),
+    st.fixed_dictionaries(
+        {"cut_after": st.integers(0, 300)},
+        optional={"length": st.just(False), "chunked": st.booleans(), "gzipped": st.booleans(), "reset": st.just(True)},
+    ),
+    st.fixed_dictionaries({"body": st.sampled_from([b"", b"null", b"{}", b"<p>", b'{"items": []', b"[1, 2"])}),
+)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from([LINK_HEADER, NEXT_URL, CURSOR, PAGE_NUMBER, OFFSET]), st.lists(MOODS, max_size=6))
+def test_whatever_the_moods_all_is_read_or_nothing(kind: Kind, moods: list[dict[str, Any]]) -> None:
+    with WebServer() as web:
+        extractor = make(web.script("/items", kind.script), **kind.options, attempts=3)
+        for mood in moods:
+            web.once("/items", **mood)
+        try:
+            found = ids_of(extractor)
+        except (DataError, SourceError, RetryLater):
+            return
+        assert found == IDS
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pages(web: WebServer) -> None:
+    """The peak of a process that reads eight times as many pages is the same, give or take the allocator's slack."""
+    rows = [{"name": "x" * 40, "size": {"w": number, "h": 1.5}, "tags": ["a"]} for number in range(2_000)]
+
+    def peak_of_reading(pages: int) -> int:
+        def numbered(request: Request) -> Answer:
+            number = int(query(request)["page"])
+            return json_answer([{"page": number, **row} for row in rows] if number <= pages else [])
+
+        code = f"""
+            import resource
+            from etl.extractors.rest import RestExtractor
+            extractor = RestExtractor(url={web.script("/items", numbered)!r}, pagination={{"type": "page_number"}})
+            assert sum(len(batch) for batch in extractor.extract()) == {pages * len(rows)}
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert peak_of_reading(160) - peak_of_reading(20) < 64 << 20
 
 
 @pytest.mark.parametrize("retry_after", ["1", "100000"])
