@@ -6,17 +6,17 @@ import base64
 import json
 import math
 import time
-from abc import ABC
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 from urllib.parse import quote_plus, urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from etl.errors import AccessError, SourceError
 from etl.http.body import read_body
 from etl.http.request import Patience, RefusedError, TransientError, WebOptions, ask, check_header
+from etl.options import Options
 from etl.redact import redact
 
 if TYPE_CHECKING:
@@ -26,10 +26,8 @@ _MAX_TOKEN_BYTES = 1 << 20
 _LONGEST_LEEWAY_S = 60.0
 
 
-class _Auth(BaseModel, ABC):
+class _Auth(Options):
     """What is sent with every request."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def headers_sent(self) -> dict[str, SecretStr]:
         return {}
@@ -140,14 +138,7 @@ class _Token:
 
 
 def _fetch_token(auth: OAuth2Auth, options: WebOptions, session: Session, patience: Patience) -> _Token:
-    client = {"client_id": auth.client_id, "client_secret": auth.client_secret.get_secret_value()}
-    form = {"grant_type": "client_credentials", **({"scope": auth.scope} if auth.scope else {})}
-    form |= {name: value.get_secret_value() for name, value in auth.parameters.items()}
-    headers: dict[str, SecretStr] = {"Accept": SecretStr("application/json")}
-    if auth.send_in == "body":
-        form |= client
-    else:
-        headers |= _basic(*map(quote_plus, client.values()))
+    headers, form = _token_request(auth)
     options = options.model_copy(update={"headers": headers})  # those for the API are no business of this server
     sent = {"Content-Type": "application/x-www-form-urlencoded"}
     asked = time.monotonic()
@@ -166,6 +157,17 @@ def _fetch_token(auth: OAuth2Auth, options: WebOptions, session: Session, patien
             f"{redact(auth.token_url)} refuses the client; check client_id, client_secret, scope and send_in"
         ) from error
     return _token_in(body, asked, auth.token_url)
+
+
+def _token_request(auth: OAuth2Auth) -> tuple[dict[str, SecretStr], dict[str, str]]:
+    """The headers and the fields of the form; a client in a header is encoded as RFC 6749, 2.3.1 has it."""
+    client = {"client_id": auth.client_id, "client_secret": auth.client_secret.get_secret_value()}
+    form = {"grant_type": "client_credentials", **({"scope": auth.scope} if auth.scope else {})}
+    form |= {name: value.get_secret_value() for name, value in auth.parameters.items()}
+    accept = {"Accept": SecretStr("application/json")}
+    if auth.send_in == "body":
+        return accept, form | client
+    return accept | _basic(*map(quote_plus, client.values())), form
 
 
 def _token_in(body: bytes, asked: float, url: str) -> _Token:

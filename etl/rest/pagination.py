@@ -6,20 +6,19 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from etl.errors import DataError, SourceError
 from etl.http.request import url_problem
+from etl.options import Options
 from etl.redact import redact
 from etl.rest.pages import MISSING, Page, PageRequest, Progress, value_at
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class _Pagination(BaseModel, ABC):
+class _Pagination(Options, ABC):
     """MUST write ``next``. MAY write ``first`` (adds to the first request) and ``doubt`` (is one page really all?)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     total: str | None = Field(
         default=None,
