@@ -294,6 +294,25 @@ def test_fewer_records_than_the_total_are_an_error(web: WebServer) -> None:
         frame_of(make(url, records="items", pagination=pagination))
     with pytest.raises(DataError, match="'items' in the answer is no number"):
         frame_of(make(url, records="items", pagination={**pagination, "total": "items"}))
+    with pytest.raises(DataError, match=r"no 'count' in any answer; correct pagination\.total, or leave it out"):
+        frame_of(make(url, records="items", pagination={**pagination, "total": "count"}))
+
+
+def test_the_total_may_be_on_some_pages_only(web: WebServer) -> None:
+    def stated_at_first(request: Request) -> Answer:
+        rows, more = page_from(int(query(request).get("after", 0)))
+        return json_answer({"items": rows[:2], "next": more, **({} if request.path != "/items" else {"total": 7})})
+
+    pagination = {"type": "cursor", "path": "next", "param": "after", "total": "total"}
+    with pytest.raises(SourceError, match="of 7 records that the API says it has, 5 came"):
+        frame_of(make(web.script("/items", stated_at_first), records="items", pagination=pagination))
+
+
+@pytest.mark.parametrize("mark", [True, {"after": 3}, [3], 1.5])
+def test_a_mark_that_cannot_be_sent_back(web: WebServer, mark: Any) -> None:
+    web.script("/items", lambda request: json_answer({"items": ROWS, "next": mark}))
+    with pytest.raises(DataError, match="'next' in the answer is neither text nor a whole number"):
+        frame_of(make(web.url("/items"), records="items", pagination={"type": "cursor", "path": "next", "param": "c"}))
 
 
 @pytest.mark.parametrize(
@@ -597,7 +616,7 @@ MOODS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.sampled_from([LINK_HEADER, NEXT_URL, CURSOR, PAGE_NUMBER, OFFSET]), st.lists(MOODS, max_size=6))
 def test_whatever_the_moods_all_is_read_or_nothing(kind: Kind, moods: list[dict[str, Any]]) -> None:
     with WebServer() as web:

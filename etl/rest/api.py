@@ -115,7 +115,8 @@ class Api:
                 break
             self.progress.add(page)
             seen.add(_identity(request))
-            total = self.pagination.total_in(page)
+            stated = self.pagination.total_in(page)
+            total = total if stated is None else stated
             request = self.pagination.next(page, self.progress)
             if request and _identity(request) in seen:
                 if page.elements:
@@ -126,11 +127,7 @@ class Api:
                 raise self._endless(f"there are more pages than {limit}", ", or raise the limit")
             yield page
             del page
-        if total is not None and self.progress.rows < total:
-            raise SourceError(
-                f"{redact(self._options.url)}: of {total:,} records that the API says it has, {self.progress.rows:,} "
-                "came; try again later, or check pagination.total"
-            )
+        self._check_total(total)
 
     def first_request(self) -> PageRequest:
         params = {name: value.get_secret_value() for name, value in self._options.params.items()}
@@ -192,6 +189,16 @@ class Api:
         except DataError as error:
             raise DataError(f"{redact(request.url)}: page {self.progress.pages + 1:,}: {error.message}") from error
         return Page(request, document, elements, response.links.get("next", {}).get("url"), doubtful)
+
+    def _check_total(self, total: int | None) -> None:
+        path, url = self.pagination.total, redact(self._options.url)
+        if path and total is None:
+            raise DataError(f"{url}: there is no {path!r} in any answer; correct pagination.total, or leave it out")
+        if total is not None and self.progress.rows < total:
+            raise SourceError(
+                f"{url}: of {total:,} records that the API says it has, {self.progress.rows:,} came; "
+                "try again later, or check pagination.total"
+            )
 
     def _endless(self, problem: str, remedy: str = "") -> DataError:
         compare = "compare [extract.pagination] with the API's manual"

@@ -89,7 +89,7 @@ class Cursor(_Pagination):
         mark = value_at(page.document, self.path)
         if _is_nothing(mark) or (self.more and not value_at(page.document, self.more)):
             return None
-        if not isinstance(mark, str | int):
+        if not isinstance(mark, str | int) or isinstance(mark, bool):
             raise DataError(f"pagination: {self.path!r} in the answer is neither text nor a whole number")
         return PageRequest(page.request.url, {**page.request.params, self.param: mark})
 
