@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl import collector
-from etl.errors import AccessError, ConfigError, EtlError
-from etl.ledger import Account, Reject
+from etl.errors import AccessError, ConfigError, DataError, EtlError
+from etl.ledger import Account, Reject, account_names
 from etl.logs import configure_logging, context
 from etl.paths import PROJECT
 from etl.report import RunReport
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --h
 
     from etl.base import Extractor, Loader, Transformer
     from etl.bucket.posture import BucketPosture
+    from etl.guard import Guard
     from etl.loaders.s3 import S3Loader
     from etl.quarantine import Quarantine
 
@@ -40,7 +41,8 @@ class Pipeline:
     """Moves one table: batches are pulled from the extractor, through the transformers in order, into the loader.
 
     Either everything is published or nothing. ``max_rejects``: rows that may be rejected, a count or a share ("1%").
-    ``posture``: what the bucket should be; a run warns, or stops, where it falls short.
+    ``posture``: what the bucket should be; a run warns, or stops, where it falls short. ``guard``: how much the table
+    may differ from the last time; None: by default.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Pipeline:
     loader: Loader
     max_rejects: int | str = "1%"
     posture: BucketPosture | None = None
+    guard: Guard | None = None
 
     @classmethod
     def from_file(cls, path: Path | str, overrides: Iterable[str] = ()) -> Pipeline:
@@ -56,24 +59,26 @@ class Pipeline:
         from etl.config import load_pipeline
 
         config = load_pipeline(Path(path), overrides)
-        return cls(
-            config.name, config.extractor, config.transformers, config.loader, config.max_rejects, config.posture
-        )
+        steps = (config.extractor, config.transformers, config.loader)
+        return cls(config.name, *steps, config.max_rejects, config.posture, config.guard)
 
-    def run(self, *, force: bool = False, dry_run: bool = False) -> RunReport:
+    def run(
+        self, *, force: bool = False, dry_run: bool = False, accept: bool = False, replays: str | None = None
+    ) -> RunReport:
         """Run once. The report's ``status`` and ``error`` tell how it ended; it is also kept beside the data.
 
         ``force``: publish even if source, configuration and code are those of what is published.
-        ``dry_run``: do everything but publish.
+        ``dry_run``: do everything but publish. ``accept``: publish what the guard would hold back.
+        ``replays``: the run because of whose rejects this one is made, as ``etl.replay`` does it.
         """
         from etl.lock import locked
 
-        report = RunReport(new_run_id(), self.name, datetime.now(UTC).isoformat(timespec="seconds"))
+        report = RunReport(new_run_id(), self.name, datetime.now(UTC).isoformat(timespec="seconds"), replays=replays)
         context.run_id = report.run_id
         started = time.perf_counter()
         try:
             with locked(self.name):
-                self._run(report, force=force, dry_run=dry_run)
+                self._run(report, force=force, dry_run=dry_run, accept=accept)
         except EtlError as error:
             report.fail(error)
             log.debug("Where it failed:", exc_info=error)
@@ -91,7 +96,7 @@ class Pipeline:
             except EtlError as error:
                 yield what, str(error), error.exit_code
 
-    def _run(self, report: RunReport, *, force: bool, dry_run: bool) -> None:
+    def _run(self, report: RunReport, *, force: bool, dry_run: bool, accept: bool) -> None:
         from etl.recipe import recipe_of
 
         extracting = Account(self.extractor.name)
@@ -99,22 +104,28 @@ class Pipeline:
             report.source = self.extractor.inspect()
         recipe = recipe_of(report.source, (self.extractor, *self.transformers, self.loader))
         descriptions = {name: facts for step in self.transformers for name, facts in step.describes().items()}
-        run = Run(report.run_id, self.name, report.source, recipe, force, descriptions)
+        run = Run(report.run_id, self.name, report.source, recipe, force, descriptions, report.replays)
         if recipe and not force and not dry_run and self._is_live(recipe):
             report.status = "unchanged"
             return
 
         self._check_posture()
+        from etl.privacy import Veil
         from etl.quarantine import Quarantine
 
-        report.steps = [extracting, *_accounts(self.transformers), Account(self.loader.name)]
-        with Quarantine(run, self.max_rejects) as quarantine:
-            receipt = self._stream(run, report.steps, quarantine)
-            try:
-                self._publish(run, report, quarantine, receipt, dry_run=dry_run)
-            except BaseException:
-                self.loader.abort([receipt])
-                raise
+        names = account_names(step.name for step in (*self.transformers, self.loader))
+        report.steps = [extracting, *map(Account, names)]
+        veil = Veil(report.steps[:-1], self.transformers)
+        try:
+            with Quarantine(run, self.max_rejects, veil) as quarantine:
+                receipt = self._stream(run, report.steps, quarantine)
+                try:
+                    self._publish(run, report, quarantine, receipt, dry_run=dry_run, accept=accept)
+                except BaseException:
+                    self.loader.abort([receipt])
+                    raise
+        finally:
+            veil.cover(report.steps[:-1])
 
     def _check_posture(self) -> None:
         """Warn of what the bucket lacks, or stop the run if the pipeline file says so."""
@@ -162,23 +173,31 @@ class Pipeline:
         quarantine: Quarantine,
     ) -> Iterator[DataFrame]:
         for batch, rejects in extracted:
-            quarantine.add(rejects, batch)
             result = batch
-            for transformer, account in zip(self.transformers, accounts, strict=True):
+            for number, (transformer, account) in enumerate(zip(self.transformers, accounts, strict=True)):
+                quarantine.veil.see(number, result.columns)
                 result = transformer.transform(result, account)
-                quarantine.add(account.take_rejects(), batch)
+                rejects += account.take_rejects()
+            quarantine.veil.see(len(accounts), result.columns)
+            quarantine.add(rejects, batch, result)
             yield result
 
-    def _publish(self, run: Run, report: RunReport, quarantine: Quarantine, receipt: Receipt, *, dry_run: bool) -> None:
-        """Publish what was written, if every row is accounted for and not too many were rejected."""
+    def _publish(
+        self, run: Run, report: RunReport, quarantine: Quarantine, receipt: Receipt, *, dry_run: bool, accept: bool
+    ) -> None:
+        """Publish what was written, if every row is accounted for, few were rejected, and the table has its shape."""
         report.check_ledger()
+        report.figures = receipt.figures
         rejected = report.rows_rejected
         if rejected:
             report.rejects = {"uri": None, "rows": rejected}
+            if quarantine.arrow_schema:
+                report.rejects["arrow_schema"] = quarantine.arrow_schema
             if not dry_run:
                 with self.loader.blamed():
                     report.rejects["uri"] = self.loader.keep(f"_rejects/{run.id}.jsonl", quarantine.close())
         quarantine.check(rejected, report.steps[0].rows_in)
+        self._check_shape(receipt, accept=accept)
         if dry_run:
             self.loader.abort([receipt])
             report.status = "dry-run"
@@ -186,6 +205,22 @@ class Pipeline:
         with held_signals(), self.loader.blamed():
             report.published = self.loader.commit([receipt], run)
         report.status = "published" if report.published.changed else "unchanged"
+
+    def _check_shape(self, receipt: Receipt, *, accept: bool) -> None:
+        """Hold the run back if the guard finds the table suspicious, unless a person has accepted that."""
+        from etl.guard import Guard
+
+        guard = self.guard or Guard()
+        if not guard.enabled:
+            return
+        with self.loader.blamed():
+            last, adds = self.loader.figures(), self.loader.adds_rows()
+        keys = [name for step in self.transformers for name in step.keyed_by() or ()]
+        findings = "; ".join(guard.findings(receipt.figures, last, keys, adds=adds))
+        if findings and not accept:
+            raise DataError(f"held back, what was published stays: {findings}. If that is right: run with --accept")
+        if findings:
+            log.warning("Accepted: %s", findings)
 
     def _keep_report(self, report: RunReport) -> None:
         """Store the report beside the data. The run is over: failing here is worth a warning, no more."""
@@ -201,15 +236,6 @@ class Pipeline:
                 log.warning("The run report could not be stored: %s", error)
 
 
-def _accounts(steps: Sequence[Transformer]) -> list[Account]:
-    """An account a step; a class that is used twice gets a number, as in ``CastTypes-2``."""
-    accounts: list[Account] = []
-    for step in steps:
-        seen = sum(account.step.partition("-")[0] == step.name for account in accounts)
-        accounts.append(Account(f"{step.name}-{seen + 1}" if seen else step.name))
-    return accounts
-
-
 def _watched(batches: Iterable[DataFrame], advance: Callable[[int], None]) -> Iterator[DataFrame]:
     for batch in batches:
         collector.resume()  # by now, all that the steps import is there
@@ -220,7 +246,7 @@ def _watched(batches: Iterable[DataFrame], advance: Callable[[int], None]) -> It
 # -- command line ---------------------------------------------------------------------------------
 
 DEFAULT_PIPELINE = "pipelines/lego.toml"
-COMMANDS = ("run", "check", "demo", "bucket", "iam", "versions", "rollback", "sweep", "schema")
+COMMANDS = ("run", "check", "demo", "rejects", "replay", "bucket", "iam", "versions", "rollback", "sweep", "schema")
 EXAMPLES = """\
 examples:
   python main.py demo                          see a whole run, without any account
@@ -230,6 +256,9 @@ examples:
   python main.py --dry-run                     do everything but publish
   python main.py --set load.key=lego/test.csv  change one option for this run
   python main.py --json > report.json          the run report, for machines
+  python main.py --explain set_id=75313-1      what becomes of one row, step by step
+  python main.py --accept                      publish what the guard held back
+  python main.py rejects latest                the rows that broke a rule, and which
   python main.py bucket --apply                make the bucket versioned, encrypted and private
   python main.py rollback RUN                  make what an earlier run published live again
   python main.py schema S3Loader               the options of a step
@@ -262,13 +291,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    report = Pipeline.from_file(options.pipeline, options.set).run(force=options.force, dry_run=options.dry_run)
+    pipeline = Pipeline.from_file(options.pipeline, options.set)
+    if options.explain:
+        from etl.explain import explain
+
+        return explain(pipeline, options.explain)
+    return _shown(pipeline.run(force=options.force, dry_run=options.dry_run, accept=options.accept), options)
+
+
+def replay_command(options: argparse.Namespace) -> int:
+    from etl.replay import replay
+
+    report = replay(Pipeline.from_file(options.pipeline, options.set), options.run_id)
+    return _shown(report, options) if report else 0
+
+
+def _shown(report: RunReport, options: argparse.Namespace) -> int:
     for line in report.details():
         log.info(line)
     log.log(logging.ERROR if report.error else logging.INFO, "%s", report.summary())
     if options.json:
         print(report.to_json())
     return report.exit_code
+
+
+def rejects_command(options: argparse.Namespace) -> int:
+    from etl.rejects import show_rejects
+
+    pipeline = Pipeline.from_file(options.pipeline, options.set)
+    with pipeline.loader.blamed():
+        return show_rejects(pipeline.loader, pipeline.name, options.run_id, as_json=options.json)
 
 
 def check_command(options: argparse.Namespace) -> int:
@@ -372,11 +424,25 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[piped], help="run a pipeline and publish the result")
     run.add_argument("--force", action="store_true", help="publish even if nothing changed")
     run.add_argument("--dry-run", action="store_true", help="do everything but publish")
+    run.add_argument("--accept", action="store_true", help="publish even if the guard finds the table suspicious")
+    run.add_argument("--explain", metavar="ROW", help="show what becomes of row 12, or name=value; publishes nothing")
     run.add_argument("--json", action="store_true", help="print the run report as JSON on stdout, and nothing else")
     run.set_defaults(action=run_command)
 
     check = commands.add_parser("check", parents=[piped], help="try configuration, source and bucket; moves no data")
     check.set_defaults(action=check_command)
+
+    rejects = commands.add_parser("rejects", parents=[shared], help="show the rejected rows of a run, by rule")
+    rejects.add_argument("run_id", metavar="RUN", help='its id, the beginning of that, or "latest"')
+    rejects.add_argument("--json", action="store_true", help="print all of them, a JSON object a line")
+    _add_pipeline(rejects)
+    rejects.set_defaults(action=rejects_command)
+
+    replay = commands.add_parser("replay", parents=[shared], help="run the rejected rows of a run again, and add them")
+    replay.add_argument("run_id", metavar="RUN", help='its id, the beginning of that, or "latest"')
+    replay.add_argument("--json", action="store_true", help="print the run report as JSON on stdout, and nothing else")
+    _add_pipeline(replay)
+    replay.set_defaults(action=replay_command)
 
     bucket = commands.add_parser("bucket", parents=[piped], help="show what the bucket is beside what it should be")
     bucket.add_argument("--apply", action="store_true", help="change what differs; loosens nothing")

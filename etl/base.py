@@ -11,13 +11,16 @@ can be pickled, hold no open connection, and do no I/O in their constructor.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from etl.errors import EtlError, StorageError
+from etl.figures import Figures
 from etl.ledger import Account
 from etl.options import Options
 from etl.redact import redact
@@ -25,6 +28,8 @@ from etl.run import Live, Published, Receipt, Run, Source
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from etl.history import Replays
 
 
 class Step(Options, ABC):
@@ -105,9 +110,12 @@ class Transformer(Step):
                 values with ``account.repair``. Vectorised, and the same result for any batch size.
     MAY write   ``start()``: what the step must remember through one run, given back as ``account.state``. If it has
                 a ``close()``, that is called when the run ends.
-                ``keyed_by()``: the columns whose equal values must meet in one place, if it remembers any.
+                ``keyed_by()``: where rows may go, if it remembers earlier ones. () it remembers none: anywhere.
+                Columns: rows that are equal in these must meet in one place. None: all rows must go through one place.
                 ``describes()``: what its columns mean: column -> {"description": ..., "unit": ...}.
                 ``ingredients()``: what the result depends on besides the options, such as the hash of a file.
+                ``hides()``: the columns that nobody may see as they come in: not in rejects, samples or reports.
+                ``made_from(column, columns)``: which of its input's ``columns`` one of its output is made from.
     MUST NOT    override ``transform``; change the batch it is given in place.
     """
 
@@ -117,7 +125,7 @@ class Transformer(Step):
     def start(self) -> Any:
         return None
 
-    def keyed_by(self) -> tuple[str, ...]:
+    def keyed_by(self) -> tuple[str, ...] | None:
         return ()
 
     def describes(self) -> Mapping[str, Mapping[str, str]]:
@@ -125,6 +133,13 @@ class Transformer(Step):
 
     def ingredients(self) -> tuple[str, ...]:
         return ()
+
+    def hides(self) -> tuple[str, ...]:
+        return ()
+
+    def made_from(self, column: str, columns: Sequence[str]) -> Sequence[str]:
+        """The one of the same name; if there is none, it could be any: hiding too much is better than too little."""
+        return [column] if column in columns else columns
 
     @final
     def transform(self, batch: DataFrame, account: Account | None = None) -> DataFrame:
@@ -148,6 +163,10 @@ class Loader(Step):
                 ``live()``: what is published now, or None.
                 ``check()``: may we write there? One line of good news, or an error.
                 ``keep(name, path)``: store a small file (report, rejects) beside the data; its URI.
+                ``figures()``: what ``Receipt.figures`` was when what is live now was published; else from its report.
+                ``adds_rows()``: whether a run adds to what is published, instead of replacing it.
+                ``replays()``: how rows are added to what an earlier run published, if they can be.
+                ``kept(name)``: the content of such a file, or None; ``kept_names(folder)``: which there are.
     MUST NOT    override ``load``.
     """
 
@@ -166,21 +185,39 @@ class Loader(Step):
     def check(self) -> str:
         return self.name
 
+    def figures(self) -> Mapping[str, Any] | None:
+        live = self.live()
+        report = self.kept(f"_runs/{live.run_id}.json") if live and live.run_id else None
+        return json.loads(report).get("figures") if report else None
+
+    def adds_rows(self) -> bool:
+        return False
+
+    def replays(self) -> Replays | None:
+        return None
+
     def keep(self, name: str, path: Path) -> str | None:
         return None
+
+    def kept(self, name: str) -> bytes | None:
+        return None
+
+    def kept_names(self, folder: str) -> list[str]:
+        return []
 
     @final
     def load(self, batches: Iterable[DataFrame], run: Run, account: Account | None = None) -> Receipt:
         """Write all the batches; the receipt must account for every row."""
         account = account or Account(self.name)
         with self.blamed():
+            figures = Figures()
             with account.timed():
-                receipt = self.write(_counted(batches, account), run)
+                receipt = self.write(_counted(batches, account, figures), run)
             account.seconds -= account.waited
             account.rows_out = receipt.rows
             if not account.balances():
                 raise EtlError(f"was given {account.rows_in:,} rows and stored {receipt.rows:,}")
-            return receipt
+            return replace(receipt, figures=figures.as_dict(receipt.schema))
 
 
 def _numbered(batch: DataFrame, account: Account) -> DataFrame:
@@ -194,7 +231,8 @@ def _numbered(batch: DataFrame, account: Account) -> DataFrame:
     return batch
 
 
-def _counted(batches: Iterable[DataFrame], account: Account) -> Iterator[DataFrame]:
+def _counted(batches: Iterable[DataFrame], account: Account, figures: Figures) -> Iterator[DataFrame]:
     for batch in batches:
         account.rows_in += len(batch)
+        figures.add(batch)
         yield batch

@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -14,13 +14,14 @@ from pydantic import BaseModel, ValidationError
 
 from etl.base import Extractor, Loader, Step, Transformer
 from etl.errors import ConfigError
+from etl.guard import Guard
 from etl.paths import PROJECT
 from etl.steps import did_you_mean, load_class
 
 if TYPE_CHECKING:
     from etl.bucket.posture import BucketPosture
 
-_TOP_LEVEL = ("name", "extract", "transform", "load", "bucket", "max_rejects")
+_TOP_LEVEL = ("name", "extract", "transform", "load", "bucket", "max_rejects", "guard")
 _REQUIRED = ("extract", "load")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _NO_ENV_FILE = (
@@ -28,6 +29,7 @@ _NO_ENV_FILE = (
 )
 
 S = TypeVar("S", bound=Step)
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class PipelineConfig:
     """A pipeline file, checked, with its steps built.
 
     ``max_rejects``: a count, or a share such as "1%". ``posture``: what the bucket should be, if the file says so.
+    ``guard``: how much what is published may differ from the last time.
     """
 
     name: str
@@ -43,6 +46,7 @@ class PipelineConfig:
     loader: Loader
     max_rejects: int | str = "1%"
     posture: BucketPosture | None = None
+    guard: Guard = field(default_factory=Guard)
 
 
 def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
@@ -160,10 +164,11 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     ]
     loader = _build_step(table.get("load"), "load", "loaders", Loader, problems)
     posture = _build_posture(table.get("bucket"), loader, problems)
+    guard = _build_table(table.get("guard", {}), "guard", Guard, problems) or Guard()
     problems.raise_any()
     if extractor is None or loader is None:
         raise AssertionError("a step that cannot be built is a problem")
-    return PipelineConfig(name, extractor, tuple(t for t in transformers if t), loader, max_rejects, posture)
+    return PipelineConfig(name, extractor, tuple(t for t in transformers if t), loader, max_rejects, posture, guard)
 
 
 def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> BucketPosture | None:
@@ -172,11 +177,8 @@ def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> Bu
     from etl.bucket.posture import BucketPosture
     from etl.loaders.s3 import S3Loader
 
-    try:
-        posture = BucketPosture.model_validate(table)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False):
-            problems.add(*_explain(detail, "bucket", BucketPosture))
+    posture = _build_table(table, "bucket", BucketPosture, problems)
+    if posture is None:
         return None
     if isinstance(loader, S3Loader):
         for contradiction in posture.contradictions(loader):
@@ -205,11 +207,15 @@ def _build_step(table: Any, place: str, kind: str, base: type[S], problems: _Pro
     except LookupError as error:
         problems.add(f"{place}.type", str(error.args[0]))
         return None
+    return _build_table(options, place, step_class, problems)
+
+
+def _build_table(table: Any, place: str, model: type[M], problems: _Problems) -> M | None:
     try:
-        return step_class.model_validate(options)
+        return model.model_validate(table)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
-            problems.add(*_explain(detail, place, step_class))
+            problems.add(*_explain(detail, place, model))
         return None
 
 

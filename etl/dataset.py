@@ -38,13 +38,13 @@ def read_dataset(
     """
     catalog = _catalog(uri, region, expected_bucket_owner)
     manifest = _live(catalog)
-    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest.arrow_schema)))
+    schema = arrow_schema(manifest)
     wanted = list(schema.names if columns is None else columns)
     unknown = [name for name in wanted if name not in schema.names]
     if unknown:
         raise ConfigError(f"{catalog.uri} has no column {unknown[0]!r}; there are {', '.join(schema.names)}")
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda file: _read(catalog, manifest, file, schema, wanted), manifest.files))
+        tables = list(pool.map(lambda file: read_file(catalog, manifest, file, schema, wanted), manifest.files))
     empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
     return pa.concat_tables(tables or [empty]).to_pandas(types_mapper=pd.ArrowDtype)
 
@@ -53,6 +53,10 @@ def dataset_files(uri: str, *, region: str | None = None, expected_bucket_owner:
     """The URIs of the live version's files, for programs that read lists of files, such as DuckDB and Polars."""
     catalog = _catalog(uri, region, expected_bucket_owner)
     return [catalog.uri + file.path for file in _live(catalog).files]
+
+
+def arrow_schema(manifest: Manifest) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest.arrow_schema)))
 
 
 def _catalog(uri: str, region: str | None, owner: str | None) -> Catalog:
@@ -70,7 +74,9 @@ def _live(catalog: Catalog) -> Manifest:
     return catalog.manifest(seen.pointer.manifest)
 
 
-def _read(catalog: Catalog, manifest: Manifest, file: DataFile, schema: pa.Schema, wanted: Sequence[str]) -> pa.Table:
+def read_file(
+    catalog: Catalog, manifest: Manifest, file: DataFile, schema: pa.Schema, wanted: Sequence[str]
+) -> pa.Table:
     """The wanted columns of one file, partition columns included."""
     found = catalog.store.get(catalog.prefix + file.path)
     if found is None:

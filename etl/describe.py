@@ -151,6 +151,7 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 def pipeline_schema() -> Schema:
     """The JSON Schema of pipeline files: an editor that has it completes and checks them."""
     from etl.bucket.posture import BucketPosture
+    from etl.guard import Guard
 
     definitions: dict[str, Schema] = {
         "Variable": {"type": "string", "pattern": r"\$\{\w+(:-[^}]*)?\}", "description": "From the environment."}
@@ -177,6 +178,7 @@ def pipeline_schema() -> Schema:
             },
             "load": {"description": "Where it goes.", **choices["load"]},
             "bucket": {"description": "What the bucket should be.", **_defined(BucketPosture, "bucket", definitions)},
+            "guard": {"description": "How runs may differ.", **_defined(Guard, "guard", definitions)},
         },
         "definitions": definitions,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from etl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from etl.base import Loader
 
 SHORTEST_GRACE = timedelta(days=1)
@@ -55,6 +57,22 @@ class History(ABC):
         """
 
 
+class Replays(ABC):
+    """What a loader offers whose destination can take more rows of an earlier run, without writing the others again."""
+
+    @abstractmethod
+    def check(self, run_id: str) -> str | None:
+        """The run that has replayed ``run_id`` already, if any. Raises ConfigError unless its rows are live."""
+
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """Of what is live."""
+
+    @abstractmethod
+    def rows(self, run_id: str, columns: Sequence[str]) -> Iterator[DataFrame]:
+        """These columns of the live rows that are of ``run_id``, and of those that replayed it, and so on."""
+
+
 # -- what the command line does with it --------------------------------------------------------------------------
 
 
@@ -69,7 +87,7 @@ def show_versions(loader: Loader) -> int:
         count = "?" if version.rows is None else f"{version.rows:,}"
         when = f"{version.published_at:%Y-%m-%d %H:%M:%S} UTC"
         rows.append(("live" if version.live else "", version.run_id, when, count, f"{version.bytes:,}"))
-    _print_table(rows, right=(3, 4))
+    print_table(rows, right=(3, 4))
     return 0
 
 
@@ -87,7 +105,7 @@ def sweep(loader: Loader, grace: timedelta, *, apply: bool) -> int:
     if grace < SHORTEST_GRACE:
         raise ConfigError("the grace period must be a day at least: the files of a run under way look like garbage")
     garbage = _history(loader).sweep(grace, apply=apply)
-    _print_table([(each.uri, f"{each.bytes:,}", f"{each.modified:%Y-%m-%d %H:%M}") for each in garbage], right=(1,))
+    print_table([(each.uri, f"{each.bytes:,}", f"{each.modified:%Y-%m-%d %H:%M}") for each in garbage], right=(1,))
     total = f"{len(garbage):,} of them, {sum(each.bytes for each in garbage):,} bytes"
     if not garbage:
         print(f"nothing to remove that is older than {grace.days} days")
@@ -104,7 +122,8 @@ def _history(loader: Loader) -> History:
     return loader
 
 
-def _print_table(rows: Sequence[tuple[str, ...]], right: Sequence[int]) -> None:
+def print_table(rows: Sequence[tuple[str, ...]], right: Sequence[int] = ()) -> None:
+    """Print rows of cells in columns; ``right``: the numbers of those that are flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -205,6 +205,16 @@ class Account:
 
     def _repair(self, rule: str) -> Repair:
         return self.repaired.setdefault(rule, Repair())
+
+
+def account_names(steps: Iterable[str]) -> list[str]:
+    """A name a step; a class that is used twice gets a number, as in ``CastTypes-2``."""
+    seen: Counter[str] = Counter()
+    names = []
+    for step in steps:
+        seen[step] += 1
+        names.append(step if seen[step] == 1 else f"{step}-{seen[step]}")
+    return names
 
 
 def source_row(label: int) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import DataError
-from etl.ledger import Reject
+from etl.ledger import Reject, source_row
+from etl.privacy import Veil
 from etl.run import Run
 
 if TYPE_CHECKING:
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
 class Quarantine:
     """Collects rejects as JSON lines, one for each rule that a row broke.
 
-    The keys of a line: run, source, row, step, column, value, rule and raw, the whole row as it was read.
+    The keys of a line: run, pipeline, source, row, step, column, value, rule and raw, the whole row as it was read.
+    What a step of the pipeline hides is hidden here too, and ``hidden`` names the columns of raw that it concerns.
+    ``in_part`` is there if other parts of the row were good.
+    ``arrow_schema``: of the rows as they were read, in base64; None if all is text, as JSON has it.
     ``limit``: how many rows may be rejected, a count or a share of the rows read such as "1%".
     """
 
-    def __init__(self, run: Run, limit: int | str) -> None:
+    def __init__(self, run: Run, limit: int | str, veil: Veil) -> None:
         self._run = run
         self._limit = limit
+        self.veil = veil
+        self.arrow_schema: str | None = None
 
     def __enter__(self) -> Quarantine:
         self._folder = tempfile.TemporaryDirectory(prefix="etl-")
@@ -41,11 +47,27 @@ class Quarantine:
         self._file.close()
         self._folder.cleanup()
 
-    def add(self, rejects: Iterable[Reject], batch: DataFrame) -> None:
-        """Write rejects down. ``batch``: the rows as extracted; a line that never became a row brings its own text."""
+    def add(self, rejects: Collection[Reject], batch: DataFrame, result: DataFrame) -> None:
+        """Write down the rejects of a batch. ``batch``: as extracted; ``result``: what the last transformer made of it.
+
+        A line that never became a row brings its own text.
+        """
+        if not rejects:
+            return
+        self.arrow_schema = self.arrow_schema or _schema_of(batch)
+        source = batch.attrs.get("source", self._run.source.uri)
+        rejected = {reject.row for reject in rejects}
+        good = rejected.intersection(source_row(label) for label in result.index)
         for reject in rejects:
             raw = reject.raw if reject.raw is not None else _row(batch, reject.row)
-            entry = {"run": self._run.id, "source": self._run.source.uri, **asdict(reject), "raw": raw}
+            raw, hidden = self.veil.raw(raw)
+            value = self.veil.value(reject.step, reject.column, reject.value)
+            about = {"run": self._run.id, "pipeline": self._run.pipeline, "source": source}
+            entry = {**about, **asdict(reject), "value": value, "raw": raw}
+            if hidden:
+                entry["hidden"] = hidden
+            if reject.row in good:
+                entry["in_part"] = True
             self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
 
     def close(self) -> Path:
@@ -66,6 +88,21 @@ class Quarantine:
                 f"{rows_rejected:,}{of} rows were rejected, more than max_rejects = {self._limit!r} allows; "
                 "nothing was published"
             )
+
+
+def read_rejects(content: bytes) -> Iterable[dict[str, Any]]:
+    """The lines that a quarantine wrote."""
+    return (json.loads(line) for line in content.split(b"\n") if line)
+
+
+def _schema_of(batch: DataFrame) -> str | None:
+    import base64
+
+    import pyarrow as pa
+
+    schema = pa.Schema.from_pandas(batch.iloc[:0], preserve_index=False).remove_metadata()
+    all_text = all(pa.types.is_string(kind) for kind in schema.types)
+    return None if all_text else base64.b64encode(schema.serialize()).decode()
 
 
 def _row(batch: DataFrame, row: int) -> dict[str, Any] | None:

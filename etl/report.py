@@ -29,6 +29,8 @@ class RunReport:
     steps: list[Account] = field(default_factory=list)
     published: Published | None = None
     rejects: dict[str, Any] | None = None
+    replays: str | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
 
     def fail(self, error: EtlError) -> None:
@@ -69,6 +71,8 @@ class RunReport:
             "steps": [account.as_dict() for account in self.steps],
             "published": asdict(self.published) if self.published else None,
             "rejects": self.rejects,
+            "replays": self.replays,
+            "figures": self.figures,
             "error": self.error,
         }
 

@@ -24,7 +24,8 @@ class Source:
 class Run:
     """One execution. ``id`` sorts by time; ``recipe`` identifies source, configuration and code
     together; ``force``: publish even what is live already; ``descriptions``: what the columns
-    mean, as ``Transformer.describes`` gives it."""
+    mean, as ``Transformer.describes`` gives it; ``replays``: the run whose rejected rows this one
+    takes through the steps again, to add them to what that run published."""
 
     id: str
     pipeline: str
@@ -32,17 +33,22 @@ class Run:
     recipe: str | None = None
     force: bool = False
     descriptions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    replays: str | None = None
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What ``Loader.write`` stored out of sight. ``detail`` is whatever its ``commit`` and ``abort`` need."""
+    """What ``Loader.write`` stored out of sight. ``detail`` is whatever its ``commit`` and ``abort`` need.
+
+    ``figures``: of the rows, as ``etl.figures`` counts them; ``Loader.load`` fills it in.
+    """
 
     rows: int
     bytes: int
     sha256: str
     schema: dict[str, str]
     detail: dict[str, Any] = field(default_factory=dict, repr=False)
+    figures: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,5 +75,6 @@ class Published:
 
 
 def new_run_id() -> str:
-    """An id such as ``20261123T004512Z-9f3a1c``: sorts by time, and two runs in one second differ."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    """An id such as ``20261123T004512Z-9f3a1c``: sorts by time, to 1/4096 of a second, and two runs differ."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{now.microsecond * 4096 // 1_000_000:03x}{secrets.randbelow(4096):03x}"

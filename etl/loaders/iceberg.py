@@ -149,6 +149,9 @@ class IcebergLoader(Loader):
             table.io.delete(probe.location)
         return f"may write to {self.uri} at {table.location()}"
 
+    def adds_rows(self) -> bool:
+        return self.mode != "replace"
+
     def keep(self, name: str, path: Path) -> str | None:
         """Beside the table's own folder, where its maintenance would take it for a leftover and delete it."""
         import pyarrow as pa
@@ -156,10 +159,19 @@ class IcebergLoader(Loader):
         with iceberg_errors(self.uri):
             catalog = self.catalog.open()
             table = self._find(catalog) or self._begin(catalog, pa.schema([("nothing", pa.string())]))._table
-            target = f"{table.location().rstrip('/').rpartition('/')[0]}/{name}"
+            target = _beside(table, name)
             with table.io.new_output(target).create(overwrite=True) as sink:
                 sink.write(path.read_bytes())
         return target
+
+    def kept(self, name: str) -> bytes | None:
+        with iceberg_errors(self.uri):
+            table = self._find(self.catalog.open())
+            file = table.io.new_input(_beside(table, name)) if table else None
+            if file is None or not file.exists():
+                return None
+            with file.open() as stream:
+                return bytes(stream.read())
 
     # -- what is there ---------------------------------------------------------------------------------------------
 
@@ -287,6 +299,10 @@ class IcebergLoader(Loader):
                     f"row {batch.index[bad][0]:,}: {values} is null or came before; an upsert needs unique keys"
                 )
             yield batch
+
+
+def _beside(table: Table, name: str) -> str:
+    return f"{table.location().rstrip('/').rpartition('/')[0]}/{name}"
 
 
 def _stem(run: Run) -> str:

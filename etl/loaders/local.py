@@ -104,6 +104,16 @@ class LocalLoader(Loader, FormatOptions):
         take_place(draft.path, target)
         return str(target)
 
+    def kept(self, name: str) -> bytes | None:
+        file = self.file.parent / name
+        with disk_errors(file):
+            return file.read_bytes() if file.is_file() else None
+
+    def kept_names(self, folder: str) -> list[str]:
+        place = self.file.parent / folder
+        with disk_errors(place):
+            return sorted(file.name for file in place.iterdir()) if place.is_dir() else []
+
     @property
     def _sidecar(self) -> Path:
         return self.file.with_name(f".{self.file.name}.meta.json")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etl.base import Loader
 from etl.formats.options import CONTENT_TYPES
-from etl.history import Garbage, History, Version
+from etl.history import Garbage, History, Replays, Version
 from etl.run import Live, Published, Receipt, Run
 from etl.s3.options import S3Options
 
@@ -82,12 +82,38 @@ class S3Loader(Loader, S3Options, History):
     def sweep(self, grace: timedelta, *, apply: bool = False) -> list[Garbage]:
         return self._history().sweep(grace, apply=apply)
 
+    def figures(self) -> Mapping[str, Any] | None:
+        if self.prefix is None:
+            return super().figures()
+        from etl.s3.dataset import DatasetLayout
+
+        return DatasetLayout(self, self.prefix).figures()
+
+    def adds_rows(self) -> bool:
+        return self.mode == "append"
+
+    def replays(self) -> Replays | None:
+        if self.prefix is None:
+            return None
+        from etl.s3.pointer import Catalog
+        from etl.s3.replays import DatasetReplays
+
+        return DatasetReplays(Catalog(self.store(), self.prefix))
+
     def keep(self, name: str, path: Path) -> str:
         key = self.beside(name)
         content_type = "application/json" if name.endswith(".json") else "application/x-ndjson"
         store = self.store()
         store.put(key, path, ContentType=content_type)
         return store.uri(key)
+
+    def kept(self, name: str) -> bytes | None:
+        found = self.store().get(self.beside(name))
+        return found[0] if found else None
+
+    def kept_names(self, folder: str) -> list[str]:
+        place = self.beside(folder)
+        return [stored.key.removeprefix(place) for stored in self.store().objects(place)]
 
     def beside(self, name: str) -> str:
         """The key of a small file that is kept beside the data."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
@@ -22,11 +23,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import ConfigError, DataError, EtlError, RetryLater
+from etl.figures import summed
 from etl.redact import redact
 from etl.run import Live, Published, Receipt, Run
 from etl.s3.client import Denied, LostRace, NoConditions
 from etl.s3.manifest import DataFile, Entry, Manifest, Share, digest, pointer_to
 from etl.s3.pointer import DATA, Catalog, Seen, folder_of
+from etl.s3.replays import replayed_by
 from etl.s3.store import NO_CONDITIONS
 
 if TYPE_CHECKING:
@@ -51,6 +54,13 @@ class DatasetLayout:
         seen = self._catalog().look()
         return None if seen is None else Live(self.loader.uri, seen.pointer.run_id, seen.pointer.recipe)
 
+    def figures(self) -> dict[str, Any] | None:
+        """Of the rows that the last run has added, replays aside."""
+        catalog = self._catalog()
+        seen = catalog.look()
+        shares = catalog.manifest(seen.pointer.manifest).shares if seen else ()
+        return next((share.figures for share in reversed(shares) if share.replays is None), None) or None
+
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
         from etl.formats.encoders import arrow_tables
         from etl.s3.parts import Cut, Cutter
@@ -61,14 +71,14 @@ class DatasetLayout:
         live = catalog.manifest(seen.pointer.manifest) if seen else None
         schema, tables = arrow_tables(batches)
         shape = self._shape(schema)
-        if loader.mode == "append" and live is not None:
+        if self._adds(run) and live is not None:
             _check_fits(shape, live, loader.uri)
         cut = Cut(loader.partition_by, loader.max_file_bytes, loader.max_file_rows, loader.spool_bytes)
         with TemporaryDirectory(prefix="etl-") as folder, Sending(catalog, loader, run, live) as sending:
             cutter = Cutter(schema, Path(folder), loader.file_format, loader, cut, run.descriptions)
             for part in cutter.parts(tables):
                 sending.add(part)
-            if not sending and not loader.partition_by and (loader.mode == "replace" or live is None):
+            if not sending and not loader.partition_by and (live is None or not self._adds(run)):
                 sending.add(cutter.empty_part())
             files = sending.finish()
         detail = {"files": files, "etag": seen.etag if seen else None, "shape": shape}
@@ -87,7 +97,7 @@ class DatasetLayout:
             return Published(*published)
         if any(receipt.detail["etag"] != (seen.etag if seen else None) for receipt in receipts):
             raise LostRace(f"lost race: another run has published to {self.loader.uri} meanwhile; run again")
-        if live is not None and not run.force and self._has(live, manifest):
+        if live is not None and not run.force and self._has(live, manifest, run):
             return Published(*published, changed=False)
         self._check_arrived(catalog, manifest, run)
         path = catalog.add_manifest(manifest)
@@ -119,11 +129,14 @@ class DatasetLayout:
         shape = _common_shape(receipts)
         files: list[DataFile] = [file for receipt in receipts for file in receipt.detail["files"]]
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
-        share = Share(run.id, run.recipe, digest(files) if files else None, rows, size)
+        figures = summed(receipt.figures for receipt in receipts)
+        share = Share(run.id, run.recipe, digest(files) if files else None, rows, size, run.replays, figures)
         shares, kept = [share], []
-        if self.loader.mode == "append" and live is not None:
+        if self._adds(run) and live is not None:
             _check_fits(shape, live, self.loader.uri)
             others = [old for old in live.shares if not _is_same(old, share)]  # with force, a run takes its own place
+            if run.replays is None:
+                others = [replace(old, figures={}) for old in others]
             staying = {old.run_id for old in others}
             shares, kept = [*others, share], [file for file in live.files if file.run_id in staying]
         return Manifest(
@@ -150,9 +163,14 @@ class DatasetLayout:
                 f"{len(lost):,} files of this run are gone, such as {catalog.uri}{lost[0].path}; run again"
             )
 
-    def _has(self, live: Manifest, manifest: Manifest) -> bool:
+    def _adds(self, run: Run) -> bool:
+        return self.loader.mode == "append" or run.replays is not None
+
+    def _has(self, live: Manifest, manifest: Manifest, run: Run) -> bool:
         """Whether the live version has everything that this run would publish."""
         share = manifest.shares[-1]
+        if run.replays is not None:
+            return replayed_by(live, run.replays, self.loader.uri) is not None or share.rows == 0
         if self.loader.mode == "append":
             return any(_is_same(old, share) for old in live.shares)
         alike = all(getattr(live, name) == getattr(manifest, name) for name in _SHAPE)

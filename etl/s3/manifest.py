@@ -44,13 +44,19 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Share:
-    """What one run added to a version. ``content`` is equal for equal files; None if the run had no rows to add."""
+    """What one run added to a version. ``content`` is equal for equal files; None if the run had no rows to add.
+
+    ``replays``: the run whose rejected rows these are, mended. ``figures``: of the rows, as ``etl.figures`` counts
+    them, kept for the last share only.
+    """
 
     run_id: str
     recipe: str | None
     content: str | None
     rows: int
     bytes: int
+    replays: str | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

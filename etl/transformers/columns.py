@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from etl.base import Transformer
 from etl.errors import DataError
-from etl.tables.expressions import Expression
+from etl.tables.expressions import Expression, parse
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,6 +46,9 @@ class RenameColumns(Transformer):
             clash = [old for old, new in zip(batch.columns, names, strict=True) if new in twice]
             raise DataError(f"{' and '.join(clash)} would both be named {', '.join(sorted(twice))}; set other names")
         return batch.set_axis(names, axis="columns")
+
+    def made_from(self, column: str, columns: Sequence[str]) -> Sequence[str]:
+        return [name for name in columns if self._new_name(name) == column]
 
     def _new_name(self, name: str) -> str:
         return self.names.get(name) or (snake_case(name) if self.style else name)
@@ -90,6 +94,13 @@ class DeriveColumns(Transformer):
         min_length=1, description="Column -> how to compute it, in order; a later one may use an earlier one."
     )
 
+    def made_from(self, column: str, columns: Sequence[str]) -> Sequence[str]:
+        needed = {column}
+        for name, expression in reversed(self.columns.items()):
+            if name in needed:
+                needed = needed - {name} | set(parse(expression).columns.values())
+        return [name for name in columns if name in needed]
+
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         from etl.tables.arrow import array_of, as_text, series_of, with_columns
         from etl.tables.evaluation import evaluate
@@ -110,6 +121,9 @@ class SplitColumn(Transformer):
     into: Annotated[tuple[_Name, ...], Field(min_length=2)] = Field(description="The columns for the parts.")
     separator: _Name = Field(description="The text between two parts.")
     keep: bool = Field(default=False, description="Whether to keep the column itself too.")
+
+    def made_from(self, column: str, columns: Sequence[str]) -> Sequence[str]:
+        return [self.column] if column in self.into else [column]
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns

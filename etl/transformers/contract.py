@@ -55,8 +55,14 @@ class Contract(Transformer):
     def start(self) -> _Memory:
         return _Memory(self)
 
-    def keyed_by(self) -> tuple[str, ...]:
-        return self.key or tuple(column.name for column in self.columns.values() if column.unique)
+    def unique_keys(self) -> list[tuple[str, ...]]:
+        """The columns, or groups of columns, whose values are unique."""
+        unique = [(column.name,) for column in self.columns.values() if column.unique]
+        return unique + ([self.key] if self.key else [])
+
+    def keyed_by(self) -> tuple[str, ...] | None:
+        keys = self.unique_keys()
+        return None if len(keys) > 1 else next(iter(keys), ())
 
     def describes(self) -> Mapping[str, Mapping[str, str]]:
         return {name: column.facts for name, column in self.columns.items()}
@@ -97,9 +103,7 @@ class _Memory:
     def __init__(self, contract: Contract) -> None:
         from etl.tables.keys import KeyIndex
 
-        unique = [(column.name,) for column in contract.columns.values() if column.unique]
-        keys = unique + ([contract.key] if contract.key else [])
-        self._seen: dict[tuple[str, ...], KeyIndex] = {key: KeyIndex() for key in keys}
+        self._seen: dict[tuple[str, ...], KeyIndex] = {key: KeyIndex() for key in contract.unique_keys()}
         self._references = {column.name: column.references for column in contract.columns.values() if column.references}
         self._allowed = {name: _values_of(reference) for name, reference in self._references.items()}
 

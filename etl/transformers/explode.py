@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +38,9 @@ class ExplodeJson(Transformer):
     empty: Literal["keep", "drop"] = Field(
         default="keep", description="What becomes of a row without elements: it stays, with nulls, or leaves."
     )
+
+    def made_from(self, column: str, columns: Sequence[str]) -> Sequence[str]:
+        return [self.column] if column in self.take else [column]
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         import numpy as np

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -61,6 +62,10 @@ class LegoCleaner(Transformer):
 
     def keyed_by(self) -> tuple[str, ...]:
         return ("set_id",)
+
+    def made_from(self, column: str, columns: Sequence[str]) -> Sequence[str]:
+        made_from = {_plain(column), _plain("brickset_url")} if column == "set_id" else {_plain(column)}
+        return [name for name in columns if _plain(name) in made_from]
 
     def describes(self) -> dict[str, dict[str, str]]:
         return {column.name: column.facts for column in COLUMNS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -58,6 +59,9 @@ class Lookup(Transformer):
         from etl.tables.small_tables import fingerprint
 
         return (fingerprint(self.file),)
+
+    def made_from(self, column: str, columns: Sequence[str]) -> Sequence[str]:
+        return [] if column in self.take.values() else [column]
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         from etl.tables.arrow import array_of, check_columns, series_of, with_columns

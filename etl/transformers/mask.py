@@ -24,8 +24,11 @@ class MaskColumns(Transformer):
     """Hides values: by a keyed hash that still joins and counts, by a fixed text, or by their first characters only.
 
     The hash is HMAC-SHA256 of the value as text, its first 128 bits in hexadecimal: equal values give equal hashes, and
-    nobody without the key can guess values and compare. Null stays null. Rows that any step rejects are kept
-    aside as they were read, unmasked.
+    nobody without the key can guess values and compare. Null stays null.
+
+    Before this step the values are plain. So that they show up nowhere else, rejected rows, samples of repairs and
+    ``--explain`` have ``***`` in their place, back to the columns of the source that they are made from; such rows
+    cannot be replayed. ``keep_raw`` shows them as they were read.
     """
 
     columns: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="The columns to mask.")
@@ -35,6 +38,9 @@ class MaskColumns(Transformer):
         description='For "hash": a secret of 16 characters or more, from the environment as "${NAME}".',
     )
     text: str = Field(default="***", description='For "redact": what to put in the place of each value.')
+    keep_raw: bool = Field(
+        default=False, description="Whether rejected rows and samples may show these columns as they were read."
+    )
     length: int = Field(default=1, ge=0, description='For "truncate": how many characters to keep.')
 
     @field_validator("key")
@@ -53,6 +59,9 @@ class MaskColumns(Transformer):
     def ingredients(self) -> tuple[str, ...]:
         """Stands for the key in the recipe of a run: another key, another result."""
         return (_keyed_hash(self._key_bytes(), "recipe"),) if self.key else ()
+
+    def hides(self) -> tuple[str, ...]:
+        return () if self.keep_raw else self.columns
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns

@@ -53,8 +53,8 @@ class DropDuplicates(Transformer):
 
         return KeyIndex()
 
-    def keyed_by(self) -> tuple[str, ...]:
-        return self.keys
+    def keyed_by(self) -> tuple[str, ...] | None:
+        return self.keys or None
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         from etl.tables.arrow import check_columns, key_text

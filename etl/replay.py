@@ -1,0 +1,219 @@
+"""Takes the rejected rows of a run through the steps again, once those were mended, and adds the good ones."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PrivateAttr
+
+from etl.base import Extractor, Transformer
+from etl.errors import ConfigError, DataError
+from etl.guard import Guard
+from etl.ledger import Account
+from etl.quarantine import read_rejects
+from etl.rejects import find_rejects
+from etl.run import Source
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from etl.history import Replays
+    from etl.report import RunReport
+    from etl.tables.keys import KeyIndex
+    from main import Pipeline
+
+Entry = dict[str, Any]
+
+_UNREAD = "the extractor could not read"
+_HIDDEN = "have values that a step hides"
+_IN_PART = "were published in part"
+_AGAIN = "run the pipeline: it reads the source again"
+
+log = logging.getLogger("etl.pipeline")
+
+
+def replay(pipeline: Pipeline, wanted: str) -> RunReport | None:
+    """Run the rejected rows of a run again; None if that was done before.
+
+    A dataset gets the good ones beside the rows that the run published. What is replaced whole (one object, one file)
+    is made anew from the source, which comes to the same. Raises ConfigError unless what the run published is live.
+    """
+    with pipeline.loader.blamed():
+        run_id, content = find_rejects(pipeline.loader, pipeline.name, wanted)
+        replays = pipeline.loader.replays()
+        done = replays.check(run_id) if replays else _made_anew_by(pipeline, run_id)
+        if done:
+            log.info("run %s was replayed by run %s already; what was rejected again: replay %s", run_id, done, done)
+            return None
+        if replays is None:
+            log.info("%s replaces the whole table: the source is read again", pipeline.loader.name)
+            return pipeline.run(replays=run_id)
+        keys = _keys(pipeline.transformers, replays)
+        rows = _replayable(run_id, list(read_rejects(content)))
+        report = json.loads(pipeline.loader.kept(f"_runs/{run_id}.json") or b"{}")
+    extractor = RejectedRows(run_id=run_id)
+    extractor._rows = rows
+    extractor._arrow_schema = (report.get("rejects") or {}).get("arrow_schema")
+    unpublished = Unpublished(run_id=run_id, keys=keys)
+    unpublished._replays = replays
+    steps: dict[str, Any] = {"extractor": extractor, "transformers": (*pipeline.transformers, unpublished)}
+    return replace(pipeline, **steps, max_rejects="100%", guard=Guard(enabled=False)).run(replays=run_id)
+
+
+def _made_anew_by(pipeline: Pipeline, run_id: str) -> str | None:
+    """The run that has made the table anew because of ``run_id``, if it is live."""
+    loader = pipeline.loader
+    if loader.adds_rows():
+        raise ConfigError(f"{loader.name} cannot add rows to those of an earlier run without doubling them; {_AGAIN}")
+    live = loader.live()
+    if live is None or live.run_id is None:
+        raise ConfigError("nothing is published: there is nothing to add rows to; run the pipeline")
+    if live.run_id == run_id:
+        return None
+    report = json.loads(loader.kept(f"_runs/{live.run_id}.json") or b"{}")
+    if report.get("replays") != run_id:
+        raise ConfigError(f"run {run_id} is not what is live at {live.uri}, that is run {live.run_id}; {_AGAIN}")
+    return live.run_id
+
+
+def _keys(transformers: Sequence[Transformer], replays: Replays) -> tuple[tuple[str, ...], ...]:
+    """By which published columns rows are told apart: a row that comes later must be compared with those."""
+    columns = replays.columns()
+    keys = []
+    for step in transformers:
+        key = step.keyed_by()
+        if key is None or not set(key) <= set(columns):
+            what = "remembers whole rows, or several keys" if key is None else f"tells rows apart by {', '.join(key)}"
+            raise ConfigError(f"{step.name} {what}, and what is published cannot tell which came before; {_AGAIN}")
+        keys.append(key)
+    return tuple(dict.fromkeys(filter(None, keys)))
+
+
+def _replayable(run_id: str, entries: Sequence[Entry]) -> list[Entry]:
+    """An entry for each row that can be taken through the steps as it was read; the others are counted in the log."""
+    rows = {(entry["source"], entry["row"]): entry for entry in entries}
+    left = Counter(filter(None, map(_obstacle, rows.values())))
+    good = [entry for entry in rows.values() if _obstacle(entry) is None]
+    for obstacle, count in left.items():
+        log.warning("%s of the %s rejected rows %s, and stay out: %s", f"{count:,}", f"{len(rows):,}", obstacle, _AGAIN)
+    if not good:
+        reasons = ", ".join(f"{count:,} {obstacle}" for obstacle, count in left.items())
+        raise DataError(f"none of the {len(rows):,} rejected rows of run {run_id} can be replayed: {reasons}; {_AGAIN}")
+    return good
+
+
+def _obstacle(entry: Entry) -> str | None:
+    if not isinstance(entry["raw"], dict):
+        return _HIDDEN if entry.get("hidden") else _UNREAD
+    if entry.get("hidden"):
+        return _HIDDEN
+    return _IN_PART if entry.get("in_part") else None
+
+
+class RejectedRows(Extractor):
+    """Reads the rows that a run has rejected, as they were read then and with their numbers."""
+
+    run_id: str = Field(description="The run.")
+
+    _rows: list[Entry] = PrivateAttr(default_factory=list)
+    _arrow_schema: str | None = PrivateAttr(default=None)
+
+    def inspect(self) -> Source:
+        content = json.dumps([[entry["source"], entry["row"], entry["raw"]] for entry in self._rows])
+        return Source(f"rejects of run {self.run_id}", hashlib.sha256(content.encode()).hexdigest())
+
+    def read(self, account: Account) -> Iterator[DataFrame]:
+        for source, entries in groupby(self._rows, key=lambda entry: entry["source"]):
+            rows = list(entries)
+            for start in range(0, len(rows), self.batch_rows):
+                yield self._frame(source, rows[start : start + self.batch_rows])
+
+    def _frame(self, source: str, rows: Sequence[Entry]) -> DataFrame:
+        import pandas as pd
+        import pyarrow as pa
+
+        types = {field.name: field.type for field in _schema(self._arrow_schema)} if self._arrow_schema else {}
+        names = list(types) or list(rows[0]["raw"])
+        arrays = [_array(name, [row["raw"].get(name) for row in rows], types.get(name, pa.string())) for name in names]
+        frame: DataFrame = pa.table(arrays, names=names).to_pandas(types_mapper=pd.ArrowDtype)
+        frame.index = pd.Index([row["row"] for row in rows], dtype="int64")
+        frame.attrs["source"] = source
+        return frame
+
+
+def _schema(arrow_schema: str) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(arrow_schema)))
+
+
+def _array(name: str, values: list[Any], kind: Any) -> Any:
+    """The values in the type that they had. JSON has none for decimals and times, which are text there."""
+    import pyarrow as pa
+
+    if pa.types.is_null(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise DataError(f"{name} was {kind}, which the rejects cannot give back; {_AGAIN}")
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        texts = pa.array([None if value is None else str(value) for value in values], pa.string())
+    try:
+        return texts.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{name} was {kind}, which the rejects cannot give back ({error}); {_AGAIN}") from error
+
+
+class Unpublished(Transformer):
+    """Rejects rows whose key is published already, by the run whose rejects these are or by one that replayed them."""
+
+    run_id: str = Field(description="The run.")
+    keys: tuple[tuple[str, ...], ...] = Field(description="Columns, or groups of columns, that tell rows apart.")
+
+    _replays: Any = PrivateAttr(default=None)
+
+    def start(self) -> _Published:
+        return _Published(self._replays, self.run_id, self.keys)
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        from etl.tables.arrow import check_columns, key_text
+
+        published: _Published = account.state
+        for key, index in published.indexes.items():
+            check_columns(batch, key)
+            repeats, _ = index.check(_texts(batch, key), key)
+            if repeats.any():
+                rows = batch[repeats]
+                account.reject(rows.index, "published already", column=", ".join(key), values=key_text(rows, key))
+        return batch
+
+
+class _Published:
+    """The keys of the rows that are live."""
+
+    def __init__(self, replays: Replays, run_id: str, keys: Sequence[tuple[str, ...]]) -> None:
+        from etl.tables.keys import KeyIndex
+
+        self.indexes: Mapping[tuple[str, ...], KeyIndex] = {key: KeyIndex() for key in keys}
+        for key, index in self.indexes.items():
+            for frame in replays.rows(run_id, key):
+                index.check(_texts(frame, key), key)
+
+    def close(self) -> None:
+        for index in self.indexes.values():
+            index.close()
+
+
+def _texts(frame: DataFrame, key: Sequence[str]) -> DataFrame:
+    """The key columns as text: what is equal is equal in whatever type it was stored."""
+    from etl.tables.arrow import array_of, as_text, series_of, with_columns
+
+    columns = frame[list(key)]
+    return with_columns(columns, {name: series_of(as_text(array_of(columns[name])), columns[name]) for name in key})
