@@ -21,7 +21,7 @@ from etl.extractors.zip_url import ZipUrlExtractor
 from etl.ledger import Account
 from etl.transformers.lego import COLUMNS, LegoCleaner
 from samples.make_sample import HEADER, MEMBER, ZIP_FILE, make_sample
-from tests.contracts import TransformerContract
+from tests.any_split import AnySplitContract
 
 TEXT = pd.ArrowDtype(pa.string())
 
@@ -61,7 +61,7 @@ def repairs(account: Account) -> dict[str, int]:
     return {rule: repair.count for rule, repair in account.repaired.items()}
 
 
-class TestLegoCleaner(TransformerContract):
+class TestLegoCleaner(AnySplitContract):
     def make(self) -> LegoCleaner:
         return LegoCleaner()
 
