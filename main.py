@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl import collector
-from etl.errors import AccessError, ConfigError, DataError, EtlError
+from etl.errors import AccessError, ConfigError, EtlError
 from etl.ledger import Account, Reject, account_names
 from etl.logs import configure_logging, context
 from etl.paths import PROJECT
@@ -186,6 +186,8 @@ class Pipeline:
         self, run: Run, report: RunReport, quarantine: Quarantine, receipt: Receipt, *, dry_run: bool, accept: bool
     ) -> None:
         """Publish what was written, if every row is accounted for, few were rejected, and the table has its shape."""
+        from etl.guard import Guard, check_shape
+
         report.check_ledger()
         report.figures = receipt.figures
         rejected = report.rows_rejected
@@ -197,7 +199,7 @@ class Pipeline:
                 with self.loader.blamed():
                     report.rejects["uri"] = self.loader.keep(f"_rejects/{run.id}.jsonl", quarantine.close())
         quarantine.check(rejected, report.steps[0].rows_in)
-        self._check_shape(receipt, accept=accept)
+        check_shape(self.guard or Guard(), receipt.figures, self.loader, self.transformers, accept=accept)
         if dry_run:
             self.loader.abort([receipt])
             report.status = "dry-run"
@@ -205,22 +207,6 @@ class Pipeline:
         with held_signals(), self.loader.blamed():
             report.published = self.loader.commit([receipt], run)
         report.status = "published" if report.published.changed else "unchanged"
-
-    def _check_shape(self, receipt: Receipt, *, accept: bool) -> None:
-        """Hold the run back if the guard finds the table suspicious, unless a person has accepted that."""
-        from etl.guard import Guard
-
-        guard = self.guard or Guard()
-        if not guard.enabled:
-            return
-        with self.loader.blamed():
-            last, adds = self.loader.figures(), self.loader.adds_rows()
-        keys = [name for step in self.transformers for name in step.keyed_by() or ()]
-        findings = "; ".join(guard.findings(receipt.figures, last, keys, adds=adds))
-        if findings and not accept:
-            raise DataError(f"held back, what was published stays: {findings}. If that is right: run with --accept")
-        if findings:
-            log.warning("Accepted: %s", findings)
 
     def _keep_report(self, report: RunReport) -> None:
         """Store the report beside the data. The run is over: failing here is worth a warning, no more."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from etl.errors import ConfigError
+from etl.errors import AccessError, ConfigError, DataError
 from etl.steps import did_you_mean
 
 _FEWEST_ADDED_ROWS = 100  # of fewer, a share says nothing
+
+if TYPE_CHECKING:
+    from etl.base import Loader, Transformer
+
+log = logging.getLogger("etl.pipeline")
 
 Share = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*%$")]
 Shape = Mapping[str, Any]  # as ``Figures.as_dict`` gives it
@@ -107,6 +113,27 @@ class Guard(BaseModel):
 
     def _limit(self, name: str) -> str:
         return f"{name} = {getattr(self, name)!r}"
+
+
+def check_shape(guard: Guard, now: Shape, loader: Loader, transformers: Sequence[Transformer], *, accept: bool) -> None:
+    """Raise DataError if the table is suspicious, unless a person has accepted that. ``now``: its figures."""
+    if not guard.enabled:
+        return
+    keys = [name for step in transformers for name in step.keyed_by() or ()]
+    findings = "; ".join(guard.findings(now, _last(loader), keys, adds=loader.adds_rows()))
+    if findings and not accept:
+        raise DataError(f"held back, what was published stays: {findings}. If that is right: run with --accept")
+    if findings:
+        log.warning("Accepted: %s", findings)
+
+
+def _last(loader: Loader) -> Shape | None:
+    try:
+        with loader.blamed():
+            return loader.figures()
+    except AccessError as error:
+        log.warning("The guard has nothing to compare with: %s", error)
+        return None
 
 
 def _share(text: str) -> float:

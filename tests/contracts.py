@@ -291,9 +291,27 @@ class LoaderContract(StepContract):
     def test_keeps_small_files_beside_the_data(self, tmp_path: Path) -> None:
         file = tmp_path / "note.json"
         file.write_text("{}")
-        uri = self.make().keep("_runs/note.json", file)
+        loader = self.make()
+        uri = loader.keep("_runs/note.json", file)
         assert uri is not None
         assert uri.endswith("_runs/note.json")
+        assert loader.kept_names("_runs/") in ([], ["note.json"])
+        assert loader.kept_names("_others/") == []
+
+    def test_gives_small_files_back(self, tmp_path: Path) -> None:
+        self.publish(1)
+        loader = self.make()
+        file = tmp_path / "note.json"
+        file.write_text("{}")
+        loader.keep("_runs/note.json", file)
+        assert loader.kept("_runs/note.json") == b"{}"
+        assert loader.kept("_runs/none.json") is None
+
+    def test_figures_of_the_rows_come_with_the_receipt(self) -> None:
+        receipt = self.make().load(self.batches(1, 2), self.a_run())
+        number = {"type": receipt.schema["number"], "nulls": 0, "low": 1, "high": 2}
+        assert receipt.figures["rows"] == 2
+        assert receipt.figures["columns"]["number"] == number
 
     def test_check_has_good_news(self) -> None:
         assert self.make().check()
