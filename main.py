@@ -105,22 +105,30 @@ class Pipeline:
         recipe = recipe_of(report.source, (self.extractor, *self.transformers, self.loader))
         descriptions = {name: facts for step in self.transformers for name, facts in step.describes().items()}
         run = Run(report.run_id, self.name, report.source, recipe, force, descriptions, report.replays)
-        if recipe and not force and not dry_run and self._is_live(recipe):
+        with self.loader.blamed():
+            live = self.loader.live()
+        if recipe and live and live.recipe == recipe and not force and not dry_run:
             report.status = "unchanged"
             return
 
         self._check_posture()
+        from etl.guard import Guard, check_shape
         from etl.privacy import Veil
         from etl.quarantine import Quarantine
 
         names = account_names(step.name for step in (*self.transformers, self.loader))
         report.steps = [extracting, *map(Account, names)]
         veil = Veil(report.steps[:-1], self.transformers)
+        guard = self.guard or Guard()
         try:
             with Quarantine(run, self.max_rejects, veil) as quarantine:
                 receipt = self._stream(run, report.steps, quarantine)
                 try:
-                    self._publish(run, report, quarantine, receipt, dry_run=dry_run, accept=accept)
+                    report.check_ledger()
+                    report.figures = receipt.figures
+                    self._keep_rejects(report, quarantine, dry_run=dry_run)
+                    check_shape(guard, receipt.figures, live, self.loader, self.transformers, accept=accept)
+                    self._publish(run, report, receipt, dry_run=dry_run)
                 except BaseException:
                     self.loader.abort([receipt])
                     raise
@@ -138,11 +146,6 @@ class Pipeline:
             log.warning("%s", shortfall)
         if lacking and self.posture.require_posture:
             raise AccessError("the bucket falls short of [bucket]; run `python main.py bucket`", step=self.loader.name)
-
-    def _is_live(self, recipe: str) -> bool:
-        with self.loader.blamed():
-            live = self.loader.live()
-        return live is not None and live.recipe == recipe
 
     def _stream(self, run: Run, accounts: Sequence[Account], quarantine: Quarantine) -> Receipt:
         """Pull every batch through the steps into the loader; extracting and transforming have a thread each."""
@@ -182,14 +185,8 @@ class Pipeline:
             quarantine.add(rejects, batch, result)
             yield result
 
-    def _publish(
-        self, run: Run, report: RunReport, quarantine: Quarantine, receipt: Receipt, *, dry_run: bool, accept: bool
-    ) -> None:
-        """Publish what was written, if every row is accounted for, few were rejected, and the table has its shape."""
-        from etl.guard import Guard, check_shape
-
-        report.check_ledger()
-        report.figures = receipt.figures
+    def _keep_rejects(self, report: RunReport, quarantine: Quarantine, *, dry_run: bool) -> None:
+        """Store the rejected rows beside the data, and stop the run if there are too many."""
         rejected = report.rows_rejected
         if rejected:
             report.rejects = {"uri": None, "rows": rejected}
@@ -197,9 +194,11 @@ class Pipeline:
                 report.rejects["arrow_schema"] = quarantine.arrow_schema
             if not dry_run:
                 with self.loader.blamed():
-                    report.rejects["uri"] = self.loader.keep(f"_rejects/{run.id}.jsonl", quarantine.close())
+                    report.rejects["uri"] = self.loader.keep(f"_rejects/{report.run_id}.jsonl", quarantine.close())
         quarantine.check(rejected, report.steps[0].rows_in)
-        check_shape(self.guard or Guard(), receipt.figures, self.loader, self.transformers, accept=accept)
+
+    def _publish(self, run: Run, report: RunReport, receipt: Receipt, *, dry_run: bool) -> None:
+        """Publish what was written: every row is accounted for, few were rejected, and the table has its shape."""
         if dry_run:
             self.loader.abort([receipt])
             report.status = "dry-run"

@@ -163,7 +163,7 @@ class Loader(Step):
                 ``live()``: what is published now, or None.
                 ``check()``: may we write there? One line of good news, or an error.
                 ``keep(name, path)``: store a small file (report, rejects) beside the data; its URI.
-                ``figures()``: what ``Receipt.figures`` was when what is live now was published; else from its report.
+                ``figures(live)``: what ``Receipt.figures`` was when that was published; else its report tells.
                 ``adds_rows()``: whether a run adds to what is published, instead of replacing it.
                 ``replays()``: how rows are added to what an earlier run published, if they can be.
                 ``kept(name)``: the content of such a file, or None; ``kept_names(folder)``: which there are.
@@ -185,9 +185,8 @@ class Loader(Step):
     def check(self) -> str:
         return self.name
 
-    def figures(self) -> Mapping[str, Any] | None:
-        live = self.live()
-        report = self.kept(f"_runs/{live.run_id}.json") if live and live.run_id else None
+    def figures(self, live: Live) -> Mapping[str, Any] | None:
+        report = self.kept(f"_runs/{live.run_id}.json") if live.run_id else None
         return json.loads(report).get("figures") if report else None
 
     def adds_rows(self) -> bool:

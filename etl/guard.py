@@ -16,6 +16,7 @@ _FEWEST_ADDED_ROWS = 100  # of fewer, a share says nothing
 
 if TYPE_CHECKING:
     from etl.base import Loader, Transformer
+    from etl.run import Live
 
 log = logging.getLogger("etl.pipeline")
 
@@ -115,22 +116,26 @@ class Guard(BaseModel):
         return f"{name} = {getattr(self, name)!r}"
 
 
-def check_shape(guard: Guard, now: Shape, loader: Loader, transformers: Sequence[Transformer], *, accept: bool) -> None:
+def check_shape(
+    guard: Guard, now: Shape, live: Live | None, loader: Loader, transformers: Sequence[Transformer], *, accept: bool
+) -> None:
     """Raise DataError if the table is suspicious, unless a person has accepted that. ``now``: its figures."""
     if not guard.enabled:
         return
     keys = [name for step in transformers for name in step.keyed_by() or ()]
-    findings = "; ".join(guard.findings(now, _last(loader), keys, adds=loader.adds_rows()))
+    findings = "; ".join(guard.findings(now, _last(loader, live), keys, adds=loader.adds_rows()))
     if findings and not accept:
         raise DataError(f"held back, what was published stays: {findings}. If that is right: run with --accept")
     if findings:
         log.warning("Accepted: %s", findings)
 
 
-def _last(loader: Loader) -> Shape | None:
+def _last(loader: Loader, live: Live | None) -> Shape | None:
+    if live is None:
+        return None
     try:
         with loader.blamed():
-            return loader.figures()
+            return loader.figures(live)
     except AccessError as error:
         log.warning("The guard has nothing to compare with: %s", error)
         return None

@@ -82,9 +82,9 @@ class S3Loader(Loader, S3Options, History):
     def sweep(self, grace: timedelta, *, apply: bool = False) -> list[Garbage]:
         return self._history().sweep(grace, apply=apply)
 
-    def figures(self) -> Mapping[str, Any] | None:
+    def figures(self, live: Live) -> Mapping[str, Any] | None:
         if self.prefix is None:
-            return super().figures()
+            return super().figures(live)
         from etl.s3.dataset import DatasetLayout
 
         return DatasetLayout(self, self.prefix).figures()
