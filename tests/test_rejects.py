@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pandas import DataFrame
 from pydantic import SecretStr
@@ -17,10 +19,11 @@ from etl.base import Transformer
 from etl.errors import ConfigError, DataError
 from etl.extractors.files import FilesExtractor
 from etl.files.csv_options import CsvOptions
+from etl.history import Replays
 from etl.ledger import Account
 from etl.loaders.local import LocalLoader
 from etl.loaders.s3 import S3Loader
-from etl.replay import replay
+from etl.replay import Unpublished, replay
 from etl.report import RunReport
 from etl.transformers.columns import DeriveColumns, RenameColumns, SplitColumn
 from etl.transformers.contract import Contract
@@ -32,6 +35,7 @@ from etl.transformers.rows import DropDuplicates, FilterRows
 from etl.transformers.types import CastTypes
 from etl.transformers.values import CleanText, ReplaceValues
 from main import Pipeline, main
+from tests.any_split import AnySplitContract, table
 from tests.conftest import Bucket
 
 ORDERS = """\
@@ -172,7 +176,15 @@ class TestReplay:
         assert frame["order_no"].is_unique
         return dict(zip(frame["order_no"].tolist(), frame["amount"].tolist(), strict=True))
 
-    @pytest.mark.parametrize("options", [{}, {"mode": "append"}, {"partition_by": ("e_mail",)}, {"format": "csv"}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"mode": "append"},
+            pytest.param({"partition_by": ("e_mail",)}, marks=pytest.mark.slow),
+            pytest.param({"format": "csv"}, marks=pytest.mark.slow),
+        ],
+    )
     def test_adds_what_was_mended(self, options: dict[str, Any]) -> None:
         loader = self.loader(**options)
         first = pipeline(self.orders, loader).run()
@@ -342,6 +354,33 @@ class TestReplay:
         ]
         assert report["published"]["rows"] == 1
         assert len(etl.read_dataset(self.uri)) == 4
+
+
+@dataclass
+class SomePublished(Replays):
+    """The keys 1 and 3."""
+
+    def check(self, run_id: str) -> str | None:
+        return None
+
+    def columns(self) -> list[str]:
+        return ["id"]
+
+    def rows(self, run_id: str, columns: Sequence[str]) -> Iterator[DataFrame]:
+        yield table({"id": pa.int16()}, id=[1])
+        yield table({"id": pa.int16()}, id=[3])
+
+
+class TestUnpublished(AnySplitContract):
+    """The step that a replay adds."""
+
+    def make(self) -> Unpublished:
+        step = Unpublished(run_id="a", keys=(("id",),))
+        step._replays = SomePublished()
+        return step
+
+    def frame(self) -> DataFrame:
+        return table({"id": pa.int32()}, id=[1, 2, 3, None, 5], name=["a", "b", "c", "d", "e"])
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
