@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Entry = dict[str, Any]
 
-_UNREAD = "the extractor could not read"
+_UNREAD = "could not be read by the extractor"
 _HIDDEN = "have values that a step hides"
 _IN_PART = "were published in part"
 _AGAIN = "run the pipeline: it reads the source again"
@@ -103,7 +103,7 @@ def _replayable(run_id: str, entries: Sequence[Entry]) -> list[Entry]:
     left = Counter(filter(None, map(_obstacle, rows.values())))
     good = [entry for entry in rows.values() if _obstacle(entry) is None]
     for obstacle, count in left.items():
-        log.warning("%s of the %s rejected rows %s, and stay out: %s", f"{count:,}", f"{len(rows):,}", obstacle, _AGAIN)
+        log.warning("%s of the %s rejected rows %s and stay out; %s", f"{count:,}", f"{len(rows):,}", obstacle, _AGAIN)
     if not good:
         reasons = ", ".join(f"{count:,} {obstacle}" for obstacle, count in left.items())
         raise DataError(f"none of the {len(rows):,} rejected rows of run {run_id} can be replayed: {reasons}; {_AGAIN}")

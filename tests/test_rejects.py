@@ -274,7 +274,7 @@ class TestReplay:
         loader = S3Loader(bucket=self.bucket.name, prefix="others/")
         first = pipeline(self.orders, loader).run()
         replay(mended(self.orders, loader), first.run_id)
-        assert "1 of the 4 rejected rows the extractor could not read, and stay out" in caplog.text
+        assert "1 of the 4 rejected rows could not be read by the extractor and stay out" in caplog.text
 
     def test_a_row_of_which_a_part_was_published_is_left(self, tmp_path: Path) -> None:
         file = tmp_path / "baskets.csv"
