@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import ConfigError, DataError
-from etl.ledger import PART_BITS, Account, Reject, account_names, source_row
+from etl.ledger import Account, Reject, account_names, source_row, source_rows
 from etl.lock import locked
 from etl.privacy import HIDDEN, Veil
 
@@ -212,7 +212,7 @@ def _veiled(value: str | None, hides: bool) -> str | None:
 
 def _parts_of(row: int, index: Index[Any]) -> list[int]:
     """The labels of a source row and of its parts."""
-    return [int(label) for label in index[(index.to_numpy() & ((1 << PART_BITS) - 1)) == row]]
+    return [int(label) for label in index[source_rows(index) == row]]
 
 
 def _chosen(rows: Rows) -> list[Any]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from etl.errors import EtlError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pandas import DataFrame, Index, Series
 
     Rows = Series[bool] | Index[Any]
@@ -220,6 +222,12 @@ def account_names(steps: Iterable[str]) -> list[str]:
 def source_row(label: int) -> int:
     """The number in the source of the row that has this label, or of which it is a part."""
     return label & ((1 << PART_BITS) - 1)
+
+
+def source_rows(index: Index[Any]) -> NDArray[np.int64]:
+    """The numbers in the source of the rows that have these labels."""
+    rows: NDArray[np.int64] = index.to_numpy() & ((1 << PART_BITS) - 1)
+    return rows
 
 
 def _labels(rows: Rows) -> list[int]:

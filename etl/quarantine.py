@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import DataError
-from etl.ledger import Reject, source_row
+from etl.ledger import Reject, source_rows
 from etl.privacy import Veil
 from etl.run import Run
 
@@ -56,11 +56,10 @@ class Quarantine:
             return
         self.arrow_schema = self.arrow_schema or _schema_of(batch)
         source = batch.attrs.get("source", self._run.source.uri)
-        rejected = {reject.row for reject in rejects}
-        good = rejected.intersection(source_row(label) for label in result.index)
+        read = _rows(batch, [reject.row for reject in rejects])
+        good = set(source_rows(result.index).tolist()).intersection(reject.row for reject in rejects)
         for reject in rejects:
-            raw = reject.raw if reject.raw is not None else _row(batch, reject.row)
-            raw, hidden = self.veil.raw(raw)
+            raw, hidden = self.veil.raw(read.get(reject.row) if reject.raw is None else reject.raw)
             value = self.veil.value(reject.step, reject.column, reject.value)
             about = {"run": self._run.id, "pipeline": self._run.pipeline, "source": source}
             entry = {**about, **asdict(reject), "value": value, "raw": raw}
@@ -105,11 +104,13 @@ def _schema_of(batch: DataFrame) -> str | None:
     return None if all_text else base64.b64encode(schema.serialize()).decode()
 
 
-def _row(batch: DataFrame, row: int) -> dict[str, Any] | None:
-    if row not in batch.index:
-        return None
-    values = batch.loc[row]
-    return {
-        str(name): None if missing else value
-        for (name, value), missing in zip(values.items(), values.isna(), strict=True)
-    }
+def _rows(batch: DataFrame, numbers: list[int]) -> dict[int, dict[str, Any]]:
+    """The rows of the batch that have these numbers, each as a mapping."""
+    rows = batch[batch.index.isin(numbers)]
+    names = [str(name) for name in rows.columns]
+    columns = [
+        [None if missing else value for value, missing in zip(values.tolist(), values.isna(), strict=True)]
+        for _, values in rows.items()
+    ]
+    cells = zip(*columns, strict=True)
+    return {number: dict(zip(names, row, strict=True)) for number, row in zip(rows.index.tolist(), cells, strict=True)}
