@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from etl.errors import AccessError, ConfigError, DataError
+from etl.options import Options
 from etl.steps import did_you_mean
 
 _FEWEST_ADDED_ROWS = 100  # of fewer, a share says nothing
@@ -24,13 +25,11 @@ Share = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*%$")]
 Shape = Mapping[str, Any]  # as ``Figures.as_dict`` gives it
 
 
-class Guard(BaseModel):
+class Guard(Options):
     """The limits of ``[guard]``. A first run has nothing to be compared with; then only having no rows is suspicious.
 
     Where runs add rows, instead of replacing them all, any number of them is right: then only columns are compared.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     enabled: bool = Field(default=True, description="Whether to compare at all.")
     fewer_rows: Share = Field(default="20%", description="How many of the rows may be missing.")
