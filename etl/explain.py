@@ -137,9 +137,9 @@ def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
 def _journey(place: str, row: int, stages: Sequence[DataFrame], traces: Sequence[Trace], veil: Veil) -> Iterator[str]:
     yield place
     reading, *steps = traces
-    for line in (reject for reject in reading.rejects if reject.row == row):
-        yield f"  {reading.step}"
-        yield f"{_INDENT}rejected: {line.rule}: {veil.raw(line.raw)[0]}"
+    unread = next((reject for reject in reading.rejects if reject.row == row), None)
+    if unread is not None:
+        yield from (f"  {reading.step}", f"{_INDENT}rejected: {unread.rule}: {veil.raw(unread.raw)[0]}")
         return
     yield f"  {reading.step}, as read"
     yield from (f"{_INDENT}repaired: {rule}" for rule in reading.rules(row))
@@ -164,12 +164,9 @@ def _step(row: int, before: dict[int, Cells], after: dict[int, Cells], trace: Tr
         origin = before.get(label) or before.get(row) or next(iter(before.values()))
         yield from _aligned(_changes(origin, cells))
     yield from (f"{_INDENT}repaired: {rule}" for rule in trace.rules(row))
-    for reject in trace.rejects:
-        if reject.row == row:
-            about = (
-                f"{reject.column} = {veil.value(trace.step, reject.column, reject.value)!r}: " if reject.column else ""
-            )
-            yield f"{_INDENT}rejected: {about}{reject.rule}"
+    for reject in (reject for reject in trace.rejects if reject.row == row):
+        value = veil.value(trace.step, reject.column, reject.value)
+        yield f"{_INDENT}rejected: {f'{reject.column} = {value!r}: ' if reject.column else ''}{reject.rule}"
     yield from (f"{_INDENT}dropped: {reason}" for label, reason in trace.drops if source_row(label) == row)
 
 

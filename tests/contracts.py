@@ -191,7 +191,10 @@ class LoaderContract(StepContract):
 
     @staticmethod
     def a_run(**facts: Any) -> Run:
-        return replace(Run(new_run_id(), "test", Source("test:", "fingerprint"), recipe="r1"), **facts)
+        """Another recipe is made of another source, and there is none where the source cannot tell its content."""
+        recipe = facts.get("recipe", "r1")
+        fingerprint = {"r1": "fingerprint", None: None}.get(recipe, f"fingerprint for {recipe}")
+        return replace(Run(new_run_id(), "test", Source("test:", fingerprint), recipe="r1"), **facts)
 
     @staticmethod
     def batches(*numbers: int) -> Iterator[DataFrame]:

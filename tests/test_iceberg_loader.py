@@ -213,7 +213,7 @@ def test_append_sees_its_own_past_somebody_elses_snapshot(iceberg: Iceberg) -> N
     live = iceberg.loader.live()
     assert live is not None
     assert live.recipe == "r1"
-    assert not iceberg.publish(frame(1), recipe="r2")
+    assert not iceberg.publish(frame(1), recipe="r2", source=source("fingerprint"))
 
 
 def test_two_appends_at_once_both_arrive(iceberg: Iceberg) -> None:

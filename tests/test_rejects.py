@@ -247,6 +247,15 @@ class TestReplay:
         frame = etl.read_dataset(self.uri)  # uniqueness is of one run's rows, as before
         assert sorted(zip(frame["order_no"], frame["amount"], strict=True)) == [(1, 10), (2, 12), (2, 99), (3, 30)]
 
+    def test_other_code_does_not_append_the_same_source_again(self) -> None:
+        loader = self.loader(mode="append")
+        first = pipeline(self.orders, loader).run()
+        replay(mended(self.orders, loader), first.run_id)
+        again = mended(self.orders, loader).run()
+        assert again.exit_code == ConfigError.exit_code
+        assert f"has the rows of this source already, as run {first.run_id} made them" in again.summary()
+        assert self.amounts() == {1: 10, 3: 30, 2: 12}
+
     def test_rows_that_were_replaced_get_no_company(self) -> None:
         loader = self.loader()
         first = pipeline(self.orders, loader).run()

@@ -99,6 +99,8 @@ class DatasetLayout:
             raise LostRace(f"lost race: another run has published to {self.loader.uri} meanwhile; run again")
         if live is not None and not run.force and self._has(live, manifest, run):
             return Published(*published, changed=False)
+        if self.loader.mode == "append" and live is not None and not run.force:
+            _check_not_there(share, live, self.loader.uri)
         self._check_arrived(catalog, manifest, run)
         path = catalog.add_manifest(manifest)
         if seen is None and not self.loader.single_writer and not catalog.keeps_conditions(path, manifest.to_json()):
@@ -130,7 +132,8 @@ class DatasetLayout:
         files: list[DataFile] = [file for receipt in receipts for file in receipt.detail["files"]]
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
         figures = summed(receipt.figures for receipt in receipts)
-        share = Share(run.id, run.recipe, digest(files) if files else None, rows, size, run.replays, figures)
+        content, source = digest(files) if files else None, run.source.fingerprint
+        share = Share(run.id, run.recipe, content, rows, size, source, run.replays, figures)
         shares, kept = [share], []
         if self._adds(run) and live is not None:
             _check_fits(shape, live, self.loader.uri)
@@ -202,6 +205,16 @@ def _is_same(old: Share, new: Share) -> bool:
     return (new.recipe is not None and new.recipe == old.recipe) or (
         new.content is not None and new.content == old.content
     )
+
+
+def _check_not_there(new: Share, live: Manifest, uri: str) -> None:
+    """Raise if the live version has the rows of this very source, made by other code or options."""
+    for old in live.shares:
+        if new.source is not None and old.source == new.source:
+            raise ConfigError(
+                f"{uri} has the rows of this source already, as run {old.run_id} made them, and mode is append: "
+                f"`replay {old.run_id}` adds those that it rejected, --force adds all of them once more"
+            )
 
 
 def _common_shape(receipts: Sequence[Receipt]) -> dict[str, Any]:

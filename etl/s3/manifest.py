@@ -46,8 +46,8 @@ class DataFile:
 class Share:
     """What one run added to a version. ``content`` is equal for equal files; None if the run had no rows to add.
 
-    ``replays``: the run whose rejected rows these are, mended. ``figures``: of the rows, as ``etl.figures`` counts
-    them, kept for the last share only.
+    ``source``: the fingerprint of what was read. ``replays``: the run whose rejected rows these are, mended.
+    ``figures``: of the rows, as ``etl.figures`` counts them, kept for the last share only.
     """
 
     run_id: str
@@ -55,6 +55,7 @@ class Share:
     content: str | None
     rows: int
     bytes: int
+    source: str | None = None
     replays: str | None = None
     figures: dict[str, Any] = field(default_factory=dict)
 
