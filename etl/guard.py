@@ -73,7 +73,9 @@ class Guard(Options):
                 raise ConfigError(f"guard.keys: {key} is {facts['type']}; only numbers, dates and times have a range")
 
     def _rows(self, now: Shape, last: Shape) -> Iterator[str]:
-        change = (now["rows"] - last["rows"]) / max(last["rows"], 1)
+        if not last["rows"]:
+            return
+        change = (now["rows"] - last["rows"]) / last["rows"]
         for limit, share in (("fewer_rows", -change), ("more_rows", change)):
             if share > _share(getattr(self, limit)) + 1e-9:
                 told = self._limit(limit)

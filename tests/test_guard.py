@@ -112,6 +112,7 @@ def test_rows() -> None:
     assert findings(numbers(79), numbers(100), lost_range="100%") == [
         "79 rows instead of 100 (-21.0%, fewer_rows = '20%')"
     ]
+    assert findings(numbers(201), numbers(0)) == []
     assert findings(numbers(201), numbers(100)) == ["201 rows instead of 100 (+101.0%, more_rows = '100%')"]
 
 
