@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
@@ -40,6 +40,7 @@ ORDERS: list[dict[str, Any]] = [
     }
     for number in range(1, 8)
 ]
+NewTable = Callable[[list[dict[str, Any]]], str]
 _table_number = count(1)
 
 
@@ -61,36 +62,47 @@ def _environment(front: Front, clean_environment: None, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
-def new_table(items: list[dict[str, Any]]) -> str:
-    """A table whose key is id and, as a number, day; with an index of the names."""
+@pytest.fixture(scope="module")
+def new_table(s3_url: str) -> NewTable:
+    """Makes a table with these items. Its key is id and, as a number, day; it has an index of the names."""
     import boto3
 
-    client = boto3.client("dynamodb")
-    name = f"orders-{next(_table_number)}"
-    client.create_table(
-        TableName=name,
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "day", "KeyType": "RANGE"}],
-        AttributeDefinitions=[
-            {"AttributeName": "id", "AttributeType": "S"},
-            {"AttributeName": "day", "AttributeType": "N"},
-            {"AttributeName": "name", "AttributeType": "S"},
-        ],
-        GlobalSecondaryIndexes=[
-            {
-                "IndexName": "by-name",
-                "KeySchema": [{"AttributeName": "name", "KeyType": "HASH"}],
-                "Projection": {"ProjectionType": "ALL"},
-            }
-        ],
+    client = boto3.client(
+        "dynamodb",
+        endpoint_url=s3_url,
+        region_name="us-east-1",
+        aws_access_key_id="AKIATESTTESTTESTTEST",
+        aws_secret_access_key="a-secret-of-the-tests",
     )
-    for item in items:
-        client.put_item(TableName=name, Item=item)
-    return name
+
+    def new_table(items: list[dict[str, Any]]) -> str:
+        name = f"orders-{next(_table_number)}"
+        client.create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "day", "KeyType": "RANGE"}],
+            AttributeDefinitions=[
+                {"AttributeName": "id", "AttributeType": "S"},
+                {"AttributeName": "day", "AttributeType": "N"},
+                {"AttributeName": "name", "AttributeType": "S"},
+            ],
+            GlobalSecondaryIndexes=[
+                {
+                    "IndexName": "by-name",
+                    "KeySchema": [{"AttributeName": "name", "KeyType": "HASH"}],
+                    "Projection": {"ProjectionType": "ALL"},
+                }
+            ],
+        )
+        for item in items:
+            client.put_item(TableName=name, Item=item)
+        return name
+
+    return new_table
 
 
-@pytest.fixture
-def table(_environment: None) -> str:
+@pytest.fixture(scope="module")
+def table(new_table: NewTable) -> str:
     return new_table(ORDERS)
 
 
@@ -174,7 +186,7 @@ def test_declared_columns_are_all_there_is(table: str, front: Front) -> None:
     assert front.asked("DescribeTable") == 0
 
 
-def test_numbers_that_do_not_fit_are_rejected_not_rounded() -> None:
+def test_numbers_that_do_not_fit_are_rejected_not_rounded(new_table: NewTable) -> None:
     numbers = ["1", HUGE, "0.1234567890123456789", "1E+3"]
     table = new_table([item(day, v={"N": number}) for day, number in enumerate(numbers)])
     frame, rejects = rejects_of(extractor(table, columns={"day": "int64", "v": "decimal(38,18)"}))
@@ -188,7 +200,7 @@ def number_of_day(day: int) -> dict[str, Any]:
     return {"names": {"#d": "day"}, "values": {":d": day}}
 
 
-def test_types_that_disagree_are_to_be_declared() -> None:
+def test_types_that_disagree_are_to_be_declared(new_table: NewTable) -> None:
     table = new_table([item(1, v={"N": "1"}), item(2, v={"S": "x"})])
     with pytest.raises(DataError, match=r"'v' has several types: .*declare one: types"):
         frame_of(extractor(table))
@@ -219,7 +231,7 @@ def test_numbers_are_whole_where_they_can_be() -> None:
 # -- scans and queries --------------------------------------------------------------------------------------------
 
 
-def test_a_query_reads_its_part_in_order(front: Front) -> None:
+def test_a_query_reads_its_part_in_order(new_table: NewTable, front: Front) -> None:
     table = new_table([item(day) for day in range(10)] + ORDERS)
     frame = frame_of(
         extractor(
@@ -335,7 +347,7 @@ def test_credentials_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch)
         extractor("orders").check()
 
 
-def test_no_items_are_an_error_unless_allowed() -> None:
+def test_no_items_are_an_error_unless_allowed(new_table: NewTable) -> None:
     table = new_table([])
     with pytest.raises(DataError, match="has no documents; set allow_empty"):
         frame_of(extractor(table, columns={"id": "text"}))
