@@ -360,6 +360,7 @@ def test_no_items_are_an_error_unless_allowed(new_table: NewTable) -> None:
         ({"values": {":a": {"a": 1}}}, "should be text, a number"),
         ({"key_condition": "id = :id", "split_into": 2}, "a query .* is not split"),
         ({"columns": {"a": "int65"}}, "unknown type 'int65'"),
+        ({"types": {"a": "timestamp[UTC]"}}, "a: DynamoDB has no times"),
     ],
 )
 def test_mistakes_are_found_without_a_server(options: dict[str, Any], message: str) -> None:

@@ -38,7 +38,7 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         default=None, description='Which part of the table to query, such as "customer = :customer AND #day > :day".'
     )
     filter: str | None = Field(
-        default=None, description='Which of the items that are read to keep, such as "total > :least".'
+        default=None, description='Which of the items that are read to keep, such as "amount > :least".'
     )
     names: dict[str, str] = Field(
         default={}, description='What #names in the expressions stand for, as in { "#day" = "day" }.'
@@ -69,6 +69,14 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         for value in values.values():
             attribute_of(value)
         return values
+
+    @field_validator("columns", "types")
+    @classmethod
+    def _has_no_times(cls, types: dict[str, str]) -> dict[str, str]:
+        for name, kind in types.items():
+            if kind.startswith("timestamp"):
+                raise ValueError(f"{name}: DynamoDB has no times; read it as text or int64, and use CastTypes")
+        return types
 
     @model_validator(mode="after")
     def _only_scans_are_split(self) -> Self:

@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, SecretStr, field_validator
 from etl.base import Extractor
 from etl.documents.options import DocumentOptions
 from etl.ledger import Account
-from etl.mongodb.client import connected, hosts_of, kind_of
+from etl.mongodb.client import check_uri, connected, hosts_of, kind_of
 from etl.mongodb.values import CODEC, from_toml, plain
 from etl.run import Source
 
@@ -53,7 +53,7 @@ class MongoExtractor(DocumentOptions, Extractor):
     @field_validator("uri")
     @classmethod
     def _is_a_uri(cls, uri: SecretStr) -> SecretStr:
-        hosts_of(uri.get_secret_value())
+        check_uri(uri.get_secret_value())
         return uri
 
     @field_validator("filter")

@@ -18,6 +18,7 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
 )
+from pymongo.uri_parser import parse_uri
 
 from etl.errors import AccessError, ConfigError, EtlError, RetryLater, SourceError
 from etl.redact import redact
@@ -49,15 +50,24 @@ LOST_CURSOR = frozenset((43, 136, 175, 237))
 _CHANGING = frozenset((6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436))  # server, or which is primary
 
 
-def hosts_of(uri: str) -> str:
-    """The part of a uri that is no secret. Raises ValueError for what is no uri."""
-    parts = _URI.fullmatch(uri)
-    if parts is None:
+def check_uri(uri: str) -> None:
+    """Raise ValueError for a uri that can be no good; nothing is asked of the network for it."""
+    if not _URI.fullmatch(uri):
         raise ValueError(
-            "should be like mongodb://user:password@host:27017 or mongodb+srv://...; "
+            "should begin with mongodb:// or mongodb+srv:// and name a host; "
             "in user and password, write : / ? # [ ] @ % as %3A, %2F, ..."
         )
-    return parts["hosts"]
+    if uri.startswith("mongodb://"):  # the options of the others are in the DNS
+        try:
+            parse_uri(uri)
+        except ConfigurationError as error:
+            raise ValueError(_short(error)) from error
+
+
+def hosts_of(uri: str) -> str:
+    """The part of a uri that is no secret."""
+    parts = _URI.fullmatch(uri)
+    return parts["hosts"] if parts else ""
 
 
 @contextmanager
