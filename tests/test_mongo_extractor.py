@@ -426,7 +426,7 @@ def test_no_documents_are_an_error_unless_allowed(server: MongoServer) -> None:
         ({"uri": "http://localhost"}, "should begin with mongodb://"),
         ({"uri": "mongodb://me:a/b@host"}, "write : / "),
         ({"uri": "mongodb://host/?readPreference=nonsense"}, "nonsense is not a valid read preference"),
-        ({"uri": "mongodb://host/?raedPreference=primary"}, "Unknown option: raedPreference"),
+        ({"uri": "mongodb://host/?raedPreference=primary"}, "Unknown option: raedpreference"),
         ({"filter": {"_id": {"$oid": "xyz"}}}, "should be extended JSON"),
         ({"projection": {"a": 1, "b": 0}}, "fields to read"),
         ({"columns": {"a": "int65"}}, "unknown type 'int65'; did you mean 'int64'"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -13,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from etl.files.json_columns import EXACT_DECIMAL, Types
+from etl.files.json_columns import json_text as plain_json_text
 from etl.tables.forms import Form, form, written
 from etl.tables.schema import arrow_type
 
 _TIME = "timestamp[UTC]"
 _NUMBERS = (int, float, Decimal)
 _SCALARS = (str, bool, datetime, *_NUMBERS)
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def json_text(value: Any) -> str:
@@ -27,10 +26,17 @@ def json_text(value: Any) -> str:
 
     Raises ValueError for NaN and infinities, which JSON does not have.
     """
+    try:
+        return plain_json_text(value)
+    except TypeError:  # something in it is no JSON
+        return _extended(value)
+
+
+def _extended(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_ENCODER.encode(name)}:{json_text(item)}" for name, item in value.items()) + "}"
+        return "{" + ",".join(f"{plain_json_text(name)}:{_extended(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(json_text, value)) + "]"
+        return "[" + ",".join(map(_extended, value)) + "]"
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise ValueError(f"JSON has no {value}")
@@ -39,7 +45,7 @@ def json_text(value: Any) -> str:
         return f'"{value.isoformat()}"'
     if isinstance(value, bytes):
         return f'"{base64.b64encode(value).decode()}"'
-    return _ENCODER.encode(value)
+    return plain_json_text(value)
 
 
 def _scalar_text(value: Any) -> str:

@@ -37,6 +37,7 @@ _SAMPLE_BYTES = 4 << 20
 _CHUNK_RECORDS = 8_192
 _CHUNK_BYTES = 4 << 20
 _EVIDENCE_CHARS = 4_000
+_MOST_LEFT_OUT = 100  # about so many are named in a warning
 EXACT_DECIMAL = "decimal(38,18)"  # of numbers that have fractions and are no floats, where none is declared
 _EXACT_IN_FLOAT = 1 << 53
 _BEYOND_INT64 = 1 << 63
@@ -208,7 +209,8 @@ class JsonTable:
             return ""
         extra = [name for name, value in row.items() if name not in columns and value is not None]
         if self._names:
-            self._left_out.update(extra)
+            if len(self._left_out) < _MOST_LEFT_OUT:
+                self._left_out.update(extra)
             return ""
         return f"{extra[0]}: a field that the first records do not have" if extra else ""
 

@@ -59,18 +59,20 @@ def plain(value: Any) -> Any:
 
     What has no such form, such as a regular expression, becomes its extended JSON.
     """
-    convert = _PLAIN.get(type(value))
-    return json_util.dumps(value) if convert is None else convert(value)
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is dict:
+        return {name: item if type(item) in _PLAIN else plain(item) for name, item in value.items()}
+    if kind is list:
+        return [plain(item) for item in value]
+    convert = _CONVERTED.get(kind, _extended_json)
+    return convert(value)
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-_PLAIN: Mapping[type, Callable[[Any], Any]] = {
-    **dict.fromkeys((str, int, float, bool, datetime, bytes, type(None)), _same),
-    dict: lambda value: {name: plain(item) for name, item in value.items()},
-    list: lambda value: [plain(item) for item in value],
+_extended_json: Callable[[Any], str] = json_util.dumps  # its own types are not declared
+_PLAIN = frozenset((str, int, float, bool, datetime, bytes, type(None)))
+_CONVERTED: Mapping[type, Callable[[Any], Any]] = {
     Int64: int,
     Decimal128: Decimal128.to_decimal,
     ObjectId: str,
