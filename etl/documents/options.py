@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from etl.options import Options
 from etl.steps import did_you_mean
 from etl.tables.schema import known_type
 
@@ -30,7 +31,7 @@ DocumentType = Annotated[
 ]
 
 
-class DocumentOptions(BaseModel):
+class DocumentOptions(Options):
     """What is the same for all sources that hold documents."""
 
     columns: dict[str, DocumentType] = Field(

@@ -66,11 +66,10 @@ def plain(value: Any) -> Any:
         return {name: item if type(item) in _PLAIN else plain(item) for name, item in value.items()}
     if kind is list:
         return [plain(item) for item in value]
-    convert = _CONVERTED.get(kind, _extended_json)
-    return convert(value)
+    convert = _CONVERTED.get(kind)
+    return json_util.dumps(value) if convert is None else convert(value)
 
 
-_extended_json: Callable[[Any], str] = json_util.dumps  # its own types are not declared
 _PLAIN = frozenset((str, int, float, bool, datetime, bytes, type(None)))
 _CONVERTED: Mapping[type, Callable[[Any], Any]] = {
     Int64: int,
