@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --h
 
     from etl.base import Extractor, Loader, Transformer
     from etl.bucket.posture import BucketPosture
+    from etl.learned.step import LearnedSchema
     from etl.loaders.s3 import S3Loader
     from etl.quarantine import Quarantine
 
@@ -41,6 +42,7 @@ class Pipeline:
 
     Either everything is published or nothing. ``max_rejects``: rows that may be rejected, a count or a share ("1%").
     ``posture``: what the bucket should be; a run warns, or stops, where it falls short.
+    ``schema``: the one of the transformers, if any, that the first run teaches what the source holds.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Pipeline:
     loader: Loader
     max_rejects: int | str = "1%"
     posture: BucketPosture | None = None
+    schema: LearnedSchema | None = None
 
     @classmethod
     def from_file(cls, path: Path | str, overrides: Iterable[str] = ()) -> Pipeline:
@@ -57,7 +60,13 @@ class Pipeline:
 
         config = load_pipeline(Path(path), overrides)
         return cls(
-            config.name, config.extractor, config.transformers, config.loader, config.max_rejects, config.posture
+            config.name,
+            config.extractor,
+            config.transformers,
+            config.loader,
+            config.max_rejects,
+            config.posture,
+            config.schema,
         )
 
     def run(self, *, force: bool = False, dry_run: bool = False) -> RunReport:
@@ -97,12 +106,17 @@ class Pipeline:
         extracting = Account(self.extractor.name)
         with self.extractor.blamed(), extracting.timed():
             report.source = self.extractor.inspect()
-        recipe = recipe_of(report.source, (self.extractor, *self.transformers, self.loader))
-        descriptions = {name: facts for step in self.transformers for name, facts in step.describes().items()}
-        run = Run(report.run_id, self.name, report.source, recipe, force, descriptions)
+        steps = (self.extractor, *self.transformers, self.loader)
+        recipe = recipe_of(report.source, steps)
         if recipe and not force and not dry_run and self._is_live(recipe):
             report.status = "unchanged"
             return
+        if self.schema is not None:
+            with self.schema.blamed():
+                self.schema.learn(self.extractor, report.source.uri)
+            recipe = recipe_of(report.source, steps)
+        descriptions = {name: facts for step in self.transformers for name, facts in step.describes().items()}
+        run = Run(report.run_id, self.name, report.source, recipe, force, descriptions)
 
         self._check_posture()
         from etl.quarantine import Quarantine
