@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
@@ -83,7 +84,20 @@ def make_client(region: str | None) -> DynamoDBClient:
     )
     with dynamodb_errors("signing in", "DynamoDB"):
         client: DynamoDBClient = aws_client("dynamodb", region, config)
-        return client
+    for operation in ("Scan", "Query"):
+        client.meta.events.register(f"before-parse.dynamodb.{operation}", _leave_items_as_they_are)
+    return client
+
+
+def _leave_items_as_they_are(response_dict: Any, customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Botocore's hook: it would compare each value with its model, which takes twice the time of all else here."""
+    try:
+        page = json.loads(response_dict["body"])
+    except ValueError:
+        return  # botocore says what is wrong with it
+    if isinstance(page, dict) and "Items" in page:
+        customized_response_dict["Items"] = page.pop("Items")
+        response_dict["body"] = json.dumps(page).encode()
 
 
 def patiently(ask: Callable[[], Any], patience_s: float) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
 _LEAST_INT64, _MOST_INT64 = -(1 << 63), (1 << 63) - 1
-_KINDS = ("S", "N", "B", "BOOL", "NULL", "L", "M", "SS", "NS", "BS")
+_KINDS = ("S", "N", "BOOL", "NULL", "L", "M", "SS", "NS")  # that a pipeline file can write
 
 
 def plain(attribute: Mapping[str, Any]) -> Any:
-    """The value in plain Python: text, int, Decimal, bool, bytes, dict, list or None. Sets become sorted lists."""
+    """A value of a reply in plain Python: text, int, Decimal, bool, bytes, dict, list, None; sets are sorted lists."""
     ((kind, value),) = attribute.items()
     convert = _PLAIN.get(kind)
     return value if convert is None else convert(value)
@@ -41,7 +42,8 @@ _PLAIN: Mapping[str, Callable[[Any], Any]] = {
     "L": lambda value: [plain(item) for item in value],
     "SS": sorted,
     "NS": lambda value: sorted(map(_number, value)),
-    "BS": sorted,
+    "B": b64decode,
+    "BS": lambda value: sorted(map(b64decode, value)),
 }
 
 
