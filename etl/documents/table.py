@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.documents.options import DocumentOptions
-from etl.documents.values import DOCUMENT_TYPES, json_text
+from etl.documents.values import DOCUMENT_TYPES
 from etl.errors import DataError
-from etl.files.json_columns import Columns, JsonTable, arrow_schema
+from etl.files.json_columns import JsonTable
+from etl.files.json_types import Columns, arrow_schema, json_text
 from etl.ledger import Account
 from etl.tables.numbered import numbered_frames
 

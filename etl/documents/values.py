@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -11,41 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl.files.json_columns import EXACT_DECIMAL, Types
-from etl.files.json_columns import json_text as plain_json_text
+from etl.files.json_types import EXACT_DECIMAL, Types, json_text
 from etl.tables.forms import Form, form, written
 from etl.tables.schema import arrow_type
 
 _TIME = "timestamp[UTC]"
 _NUMBERS = (int, float, Decimal)
 _SCALARS = (str, bool, datetime, *_NUMBERS)
-
-
-def json_text(value: Any) -> str:
-    """``value`` as JSON. Numbers keep all their digits; times become ISO 8601, bytes base64.
-
-    Raises ValueError for NaN and infinities, which JSON does not have.
-    """
-    try:
-        return plain_json_text(value)
-    except TypeError:  # something in it is no JSON
-        return _extended(value)
-
-
-def _extended(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{plain_json_text(name)}:{_extended(item)}" for name, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_extended, value)) + "]"
-    if isinstance(value, Decimal):
-        if not value.is_finite():
-            raise ValueError(f"JSON has no {value}")
-        return str(value)
-    if isinstance(value, datetime):
-        return f'"{value.isoformat()}"'
-    if isinstance(value, bytes):
-        return f'"{base64.b64encode(value).decode()}"'
-    return plain_json_text(value)
 
 
 def _scalar_text(value: Any) -> str:
