@@ -21,9 +21,13 @@ pytest.importorskip("mongomock")
 
 from bson import Binary, DBRef, Decimal128, Int64, ObjectId, Regex, encode  # noqa: E402
 
+from dns.resolver import NXDOMAIN, NoNameservers  # noqa: E402
+from pymongo.errors import ConfigurationError  # noqa: E402
+
 from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater, SourceError  # noqa: E402
 from etl.extractors.mongodb import MongoExtractor  # noqa: E402
 from etl.ledger import Account, Reject  # noqa: E402
+from etl.mongodb.client import mongo_errors  # noqa: E402
 from etl.mongodb.reading import after, before, from_on  # noqa: E402
 from main import Pipeline  # noqa: E402
 from tests.contracts import ExtractorContract  # noqa: E402
@@ -406,6 +410,12 @@ def test_an_unreachable_server_is_a_source_that_is_down() -> None:
         frame_of(step)
     assert "hush" not in f"{failed.value} {step!r} {step.inspect()}"
     assert "Topology" not in str(failed.value)
+
+
+@pytest.mark.parametrize(("cause", "kind"), [(NoNameservers, SourceError), (NXDOMAIN, ConfigError)])
+def test_a_name_service_that_is_down_is_no_mistake(cause: type[Exception], kind: type[EtlError]) -> None:
+    with pytest.raises(kind), mongo_errors("mongodb://host"):
+        raise ConfigurationError("no host") from cause()
 
 
 def test_no_documents_are_an_error_unless_allowed(server: MongoServer) -> None:

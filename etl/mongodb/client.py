@@ -46,6 +46,7 @@ _CODES: dict[int, tuple[type[EtlError], str]] = {
     26: (ConfigError, "there is no such collection; check database and collection"),
     73: (ConfigError, "that is no valid name; check database and collection"),
 }
+_DNS_IS_DOWN = ("LifetimeTimeout", "NoNameservers")  # of dnspython, which pymongo asks about mongodb+srv://
 LOST_CURSOR = frozenset((43, 136, 175, 237))
 _CHANGING = frozenset((6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436))  # server, or which is primary
 
@@ -114,6 +115,8 @@ def mongo_errors(target: str) -> Iterator[None]:
             kind, remedy = ConfigError, "MongoDB does not accept filter or projection"
         raise kind(f"{target}: {remedy} {details}") from error
     except (ConfigurationError, InvalidName) as error:
+        if type(error.__cause__).__name__ in _DNS_IS_DOWN:
+            raise SourceError(f"{target}: the DNS does not answer; run again later ({_short(error)})") from error
         raise ConfigError(f"{target}: uri, database or collection: {_short(error)}") from error
     except ServerSelectionTimeoutError as error:
         raise SourceError(f"{target}: cannot reach MongoDB; check uri and the network ({_short(error)})") from error
