@@ -20,7 +20,6 @@ pymongo = pytest.importorskip("pymongo")
 pytest.importorskip("mongomock")
 
 from bson import Binary, DBRef, Decimal128, Int64, ObjectId, Regex, encode  # noqa: E402
-
 from dns.resolver import NXDOMAIN, NoNameservers  # noqa: E402
 from pymongo.errors import ConfigurationError  # noqa: E402
 
