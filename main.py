@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --h
     from etl.base import Extractor, Loader, Transformer
     from etl.bucket.posture import BucketPosture
     from etl.guard import Guard
+    from etl.learned.step import LearnedSchema
     from etl.loaders.s3 import S3Loader
     from etl.quarantine import Quarantine
 
@@ -42,7 +43,8 @@ class Pipeline:
 
     Either everything is published or nothing. ``max_rejects``: rows that may be rejected, a count or a share ("1%").
     ``posture``: what the bucket should be; a run warns, or stops, where it falls short. ``guard``: how much the table
-    may differ from the last time; None: by default.
+    may differ from the last time; None: by default. ``schema``: the one of the transformers, if any, that the first run
+    teaches what the source holds.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Pipeline:
     max_rejects: int | str = "1%"
     posture: BucketPosture | None = None
     guard: Guard | None = None
+    schema: LearnedSchema | None = None
 
     @classmethod
     def from_file(cls, path: Path | str, overrides: Iterable[str] = ()) -> Pipeline:
@@ -60,7 +63,7 @@ class Pipeline:
 
         config = load_pipeline(Path(path), overrides)
         steps = (config.extractor, config.transformers, config.loader)
-        return cls(config.name, *steps, config.max_rejects, config.posture, config.guard)
+        return cls(config.name, *steps, config.max_rejects, config.posture, config.guard, config.schema)
 
     def run(
         self, *, force: bool = False, dry_run: bool = False, accept: bool = False, replays: str | None = None
@@ -102,14 +105,19 @@ class Pipeline:
         extracting = Account(self.extractor.name)
         with self.extractor.blamed(), extracting.timed():
             report.source = self.extractor.inspect()
-        recipe = recipe_of(report.source, (self.extractor, *self.transformers, self.loader))
-        descriptions = {name: facts for step in self.transformers for name, facts in step.describes().items()}
-        run = Run(report.run_id, self.name, report.source, recipe, force, descriptions, report.replays)
+        steps = (self.extractor, *self.transformers, self.loader)
+        recipe = recipe_of(report.source, steps)
         with self.loader.blamed():
             live = self.loader.live()
         if recipe and live and live.recipe == recipe and not force and not dry_run:
             report.status = "unchanged"
             return
+        if self.schema is not None:
+            with self.schema.blamed():
+                self.schema.learn(self.extractor, report.source.uri)
+            recipe = recipe_of(report.source, steps)
+        descriptions = {name: facts for step in self.transformers for name, facts in step.describes().items()}
+        run = Run(report.run_id, self.name, report.source, recipe, force, descriptions, report.replays)
 
         self._check_posture()
         from etl.guard import Guard, check_shape

@@ -20,8 +20,9 @@ from etl.steps import did_you_mean, load_class
 
 if TYPE_CHECKING:
     from etl.bucket.posture import BucketPosture
+    from etl.learned.step import LearnedSchema
 
-_TOP_LEVEL = ("name", "extract", "transform", "load", "bucket", "max_rejects", "guard")
+_TOP_LEVEL = ("name", "extract", "schema", "transform", "load", "bucket", "max_rejects", "guard")
 _REQUIRED = ("extract", "load")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _NO_ENV_FILE = (
@@ -38,6 +39,7 @@ class PipelineConfig:
 
     ``max_rejects``: a count, or a share such as "1%". ``posture``: what the bucket should be, if the file says so.
     ``guard``: how much what is published may differ from the last time.
+    ``schema``: the first of the transformers, if the file has a [schema].
     """
 
     name: str
@@ -47,6 +49,7 @@ class PipelineConfig:
     max_rejects: int | str = "1%"
     posture: BucketPosture | None = None
     guard: Guard = field(default_factory=Guard)
+    schema: LearnedSchema | None = None
 
 
 def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
@@ -68,8 +71,8 @@ def find_pipeline(path: Path) -> Path:
     for candidate in (path, PROJECT / path, PROJECT / "pipelines" / f"{path}.toml"):
         if candidate.is_file():
             return candidate
-    nearby = sorted((PROJECT / "pipelines").glob("*.toml"))
-    raise ConfigError(f"no pipeline file {path}{did_you_mean(str(path), (f'pipelines/{p.name}' for p in nearby))}")
+    nearby = sorted(p.name for p in (PROJECT / "pipelines").glob("*.toml") if not p.name.endswith(".schema.toml"))
+    raise ConfigError(f"no pipeline file {path}{did_you_mean(str(path), (f'pipelines/{name}' for name in nearby))}")
 
 
 class _Problems(list[str]):
@@ -165,10 +168,12 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     loader = _build_step(table.get("load"), "load", "loaders", Loader, problems)
     posture = _build_posture(table.get("bucket"), loader, problems)
     guard = _build_table(table.get("guard", {}), "guard", Guard, problems) or Guard()
+    schema = _build_schema(table.get("schema"), path, problems)
     problems.raise_any()
     if extractor is None or loader is None:
         raise AssertionError("a step that cannot be built is a problem")
-    return PipelineConfig(name, extractor, tuple(t for t in transformers if t), loader, max_rejects, posture, guard)
+    steps = tuple(step for step in (schema, *transformers) if step)
+    return PipelineConfig(name, extractor, steps, loader, max_rejects, posture, guard, schema)
 
 
 def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> BucketPosture | None:
@@ -186,6 +191,29 @@ def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> Bu
     elif loader is not None:
         problems.add("bucket", f"{loader.name} has no bucket; this table is for S3Loader")
     return posture
+
+
+def _build_schema(table: Any, path: Path, problems: _Problems) -> LearnedSchema | None:
+    """The schema whose file lies beside the pipeline file. If there is one, it must be in order."""
+    if table is None:
+        return None
+    from etl.learned.file import read_schema
+    from etl.learned.step import LearnedSchema
+
+    try:
+        schema = LearnedSchema.model_validate({"file": f"{path.stem}.schema.toml", **table})
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            problems.add(*_explain(detail, "schema", LearnedSchema))
+        return None
+    schema = schema.model_copy(update={"file": path.parent / schema.file})
+    if schema.file.exists():
+        try:
+            read_schema(schema.file)
+        except ConfigError as error:
+            for problem in error.problems:
+                problems.add("schema", problem)
+    return schema
 
 
 def _is_count_or_share(value: Any) -> bool:

@@ -152,6 +152,7 @@ def pipeline_schema() -> Schema:
     """The JSON Schema of pipeline files: an editor that has it completes and checks them."""
     from etl.bucket.posture import BucketPosture
     from etl.guard import Guard
+    from etl.learned.step import LearnedSchema
 
     definitions: dict[str, Schema] = {
         "Variable": {"type": "string", "pattern": r"\$\{\w+(:-[^}]*)?\}", "description": "From the environment."}
@@ -171,6 +172,10 @@ def pipeline_schema() -> Schema:
                 "description": "More rejected rows than this stop the run: a number of rows, or a share.",
             },
             "extract": {"description": "Where the table comes from.", **choices["extract"]},
+            "schema": {
+                "description": "A schema to learn from the first run, and to hold the source to.",
+                **_defined(LearnedSchema, "schema", definitions),
+            },
             "transform": {
                 "description": "What is done to it, in order.",
                 "type": "array",

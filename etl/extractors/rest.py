@@ -56,7 +56,8 @@ class RestExtractor(ApiOptions, Extractor):
         return f"reachable: {self._uri}, {len(elements):,} records in the first page, fields: {fields}"
 
     def read(self, account: Account) -> Iterator[DataFrame]:
-        from etl.files.json_columns import JsonTable, arrow_schema
+        from etl.files.json_columns import JsonTable
+        from etl.files.json_types import arrow_schema
         from etl.rest.reading import records_of
         from etl.tables.numbered import numbered_frames
 

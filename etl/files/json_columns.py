@@ -10,35 +10,29 @@ with a value of another type, or with a field that is new, is rejected.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from etl.errors import ConfigError, DataError
-from etl.files.formats import JsonType
-from etl.files.json_records import Record
+from etl.errors import ConfigError
+from etl.files.json_types import JSON_TYPES, Columns, Told, Types
 from etl.steps import did_you_mean
-from etl.tables.forms import Form, form, written
+from etl.tables.forms import Form
 from etl.tables.numbered import with_numbers
 
 if TYPE_CHECKING:
     from etl.ledger import Account
 
 Row: TypeAlias = dict[str, Any]
-Columns: TypeAlias = dict[str, JsonType]
 
 _SAMPLE_RECORDS = 10_000
-_SAMPLE_CHARS = 4 << 20
+_SAMPLE_BYTES = 4 << 20
 _CHUNK_RECORDS = 8_192
-_CHUNK_CHARS = 4 << 20
+_CHUNK_BYTES = 4 << 20
 _EVIDENCE_CHARS = 4_000
-_EXACT_IN_FLOAT = 1 << 53
-_BEYOND_INT64 = 1 << 63
+_MOST_LEFT_OUT = 100  # about so many are named in a warning
 
 
 def flattened(document: Mapping[str, Any], whole: frozenset[str] = frozenset()) -> Row:
@@ -62,15 +56,44 @@ def _flatten(document: Mapping[str, Any], prefix: str, whole: frozenset[str], ro
             row[path] = value
 
 
+class Record(Protocol):
+    """One record of a source. ``number``: from 1. ``document`` is None if ``problem`` says why there is none.
+
+    ``size``: about how much memory it takes, in bytes. ``evidence``: its beginning, as text, should it be rejected.
+    """
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def document(self) -> dict[str, Any] | None: ...
+
+    @property
+    def problem(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def evidence(self, most_chars: int) -> str: ...
+
+
 class JsonTable:
     """Turns records into tables of the same columns. ``names``: the columns wanted, or none for all there are."""
 
-    def __init__(self, names: Sequence[str], types: Mapping[str, JsonType], account: Account, source: str) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        declared: Mapping[str, str],
+        account: Account,
+        source: str,
+        types: Types = JSON_TYPES,
+    ) -> None:
         self._names = names
-        self._types = types
+        self._declared = declared
         self._account = account
         self._source = source
-        self._whole = frozenset(name for name, kind in types.items() if kind == "json")
+        self._types = types
+        self._whole = frozenset(name for name, kind in declared.items() if kind == "json")
         self._left_out: set[str] = set()
 
     def tables(self, records: Iterable[Record], columns: Columns | None) -> tuple[Columns, Iterator[pa.Table]]:
@@ -87,18 +110,18 @@ class JsonTable:
 
     def _told_by(self, sample: Sequence[Record]) -> Columns:
         """The columns of these records, in the order of their first appearance or of ``names``."""
-        kinds: dict[str, _Told] = {}
+        kinds: dict[str, Told] = {}
         for record in sample:
             row = self._row(record)
             for name, value in row.items() if isinstance(row, dict) else ():
-                kind = kinds.setdefault(name, _Told(name))
-                if name not in self._types:
+                kind = kinds.setdefault(name, Told(name, self._types.of_class))
+                if name not in self._declared:
                     kind.see(value, record.number)
         found: Columns = {}
         for name, kind in kinds.items():
-            if name in self._types or kind.is_column(kinds):
-                found[name] = self._types.get(name) or kind.type(self._source)
-        found |= self._types
+            if name in self._declared or kind.is_column(kinds):
+                found[name] = self._declared.get(name) or kind.type(self._source)
+        found |= self._declared
         if not self._names:
             return found
         unknown = [name for name in self._names if name not in found]
@@ -110,7 +133,7 @@ class JsonTable:
         return {name: found.get(name, "text") for name in self._names}
 
     def _tables(self, records: Iterator[Record], columns: Columns) -> Iterator[pa.Table]:
-        while chunk := list(_first(records, _CHUNK_RECORDS, _CHUNK_CHARS)):
+        while chunk := list(_first(records, _CHUNK_RECORDS, _CHUNK_BYTES)):
             yield self._table(chunk, columns)
         if self._left_out:
             self._account.warn(f"{self._source}: fields that are not in columns: {', '.join(sorted(self._left_out))}")
@@ -121,7 +144,7 @@ class JsonTable:
         arrays: list[Any] = []
         for name, kind in columns.items():
             values = [row.get(name) for row in rows]
-            column = (_DECLARED if name in self._types else _FORMS)[kind]
+            column = self._form(name, kind)
             array, bad = column.array(values)
             arrays.append(array)
             for position in bad:
@@ -130,11 +153,14 @@ class JsonTable:
         table = with_numbers(table, [record.number for record in kept])
         for position, problem in misfits.items():
             problems.append((kept[position], problem))
-        for record, problem in sorted(problems):
-            self._account.reject_line(record.number, problem, record.raw[:_EVIDENCE_CHARS])
+        for record, problem in sorted(problems, key=lambda rejected: rejected[0].number):
+            self._account.reject_line(record.number, problem, record.evidence(_EVIDENCE_CHARS))
         if misfits:
             table = table.filter(pa.array([position not in misfits for position in range(len(kept))]))
         return table
+
+    def _form(self, name: str, kind: str) -> Form:
+        return self._types.declared(kind) if name in self._declared else self._types.told[kind]
 
     def _rows(
         self, records: Sequence[Record], columns: Columns
@@ -164,124 +190,17 @@ class JsonTable:
             return ""
         extra = [name for name, value in row.items() if name not in columns and value is not None]
         if self._names:
-            self._left_out.update(extra)
+            if len(self._left_out) < _MOST_LEFT_OUT:
+                self._left_out.update(extra)
             return ""
         return f"{extra[0]}: a field that the first records do not have" if extra else ""
 
 
-def _first(records: Iterator[Record], most: int = _SAMPLE_RECORDS, most_chars: int = _SAMPLE_CHARS) -> Iterator[Record]:
-    """The next records, until there are so many of them or of their characters."""
-    chars = 0
+def _first(records: Iterator[Record], most: int = _SAMPLE_RECORDS, most_bytes: int = _SAMPLE_BYTES) -> Iterator[Record]:
+    """The next records, until there are so many of them or of their bytes."""
+    size = 0
     for record in islice(records, most):
         yield record
-        chars += len(record.raw)
-        if chars >= most_chars:
+        size += record.size
+        if size >= most_bytes:
             return
-
-
-# -- types --------------------------------------------------------------------------------------------------------
-
-
-def arrow_schema(columns: Columns) -> pa.Schema:
-    return pa.schema([(name, _FORMS[kind].arrow) for name, kind in columns.items()])
-
-
-def json_text(value: Any) -> str:
-    """``value`` as JSON, in one way only. Raises ValueError for what JSON does not have."""
-    try:
-        return _ENCODER.encode(value)
-    except TypeError:  # json knows no Decimal
-        return _exact_text(value)
-
-
-def _exact_text(value: Any) -> str:
-    if isinstance(value, Decimal):
-        return str(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(_exact_text, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{_ENCODER.encode(name)}:{_exact_text(item)}' for name, item in value.items())}}}"
-    return _ENCODER.encode(value)
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _scalar_text(value: Any) -> str:
-    return value if isinstance(value, str) else json_text(value)
-
-
-def _finite(values: Sequence[Any]) -> pa.Array[Any]:
-    array = pa.array(values, pa.float64())
-    if pc.any(pc.is_inf(array)).as_py():
-        raise OverflowError("JSON has no infinity: the number was too large")
-    return array
-
-
-def _rounded(values: Sequence[Any]) -> pa.Array[Any]:
-    return _finite([float(value) if type(value) is Decimal else value for value in values])
-
-
-_SCALARS = (str, int, float, bool, Decimal)
-_FORMS: dict[JsonType, Form] = {
-    "text": form("text", pa.string(), str),
-    "int64": form("an int64", pa.int64(), int),
-    "float64": form("a float64", pa.float64(), float, int, make=_finite),
-    "bool": form("true or false", pa.bool_(), bool),
-    "json": form("JSON", pa.string(), dict, list, *_SCALARS, make=written(json_text, pa.string())),
-}
-_DECLARED: dict[JsonType, Form] = {
-    **_FORMS,
-    "text": form("text", pa.string(), *_SCALARS, make=written(_scalar_text, pa.string())),
-    "float64": form("a float64", pa.float64(), float, int, Decimal, make=_rounded),
-}
-_KINDS: dict[type, JsonType] = {
-    str: "text",
-    bool: "bool",
-    int: "int64",
-    float: "float64",
-    Decimal: "float64",
-    list: "json",
-}
-
-
-class _Told:
-    """What a sample tells about the type of one field."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._seen: dict[JsonType, tuple[int, Any]] = {}  # type -> (record, value) of its first
-        self._largest = 0
-        self._too_long = False
-
-    def see(self, value: Any, number: int) -> None:
-        if value is None:
-            return
-        kind = _KINDS[type(value)]
-        self._seen.setdefault(kind, (number, value))
-        if kind == "int64":
-            self._largest = max(self._largest, abs(value))
-        self._too_long |= type(value) is Decimal
-
-    def is_column(self, names: Iterable[str]) -> bool:
-        """Null where other records have an object is no column of its own."""
-        return bool(self._seen) or not any(name.startswith(f"{self._name}.") for name in names)
-
-    def type(self, source: str) -> JsonType:
-        kinds = set(self._seen)
-        if self._too_long:
-            raise DataError(
-                f"{source}: {self._name!r} holds numbers with more digits than a float64 keeps; declare it: "
-                f"{self._remedy('text')}, or float64 to round them"
-            )
-        if kinds == {"int64", "float64"} and self._largest <= _EXACT_IN_FLOAT:
-            return "float64"
-        if kinds == {"int64"} and self._largest >= _BEYOND_INT64:
-            raise DataError(f"{source}: {self._name!r} holds numbers beyond int64; declare it: {self._remedy('text')}")
-        if len(kinds) > 1:
-            found = ", ".join(f"record {number:,} has {value!r:.40}" for number, value in self._seen.values())
-            raise DataError(f"{source}: {self._name!r} has several types: {found}; declare one: {self._remedy('json')}")
-        return next(iter(kinds), "text")
-
-    def _remedy(self, kind: JsonType) -> str:
-        return f'types = {{ "{self._name}" = "{kind}" }}'

@@ -24,6 +24,13 @@ class Record(NamedTuple):
     document: dict[str, Any] | None
     problem: str = ""
 
+    @property
+    def size(self) -> int:
+        return len(self.raw)
+
+    def evidence(self, most_chars: int) -> str:
+        return self.raw[:most_chars]
+
 
 def json_lines(stream: Reader, max_bytes: int) -> Iterator[Record]:
     """Yield the record of each line that is not blank. A line that is no JSON object is a record with a problem."""

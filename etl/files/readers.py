@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from etl.errors import ConfigError, DataError
 from etl.files.csv_reader import read_csv
 from etl.files.formats import FileFormat, FileOptions
-from etl.files.json_columns import JsonTable, arrow_schema
+from etl.files.json_columns import JsonTable
 from etl.files.json_records import Record, json_array, json_lines
+from etl.files.json_types import arrow_schema
 from etl.files.places import FoundFile
 from etl.files.streams import Stream, unpacked, unpacked_on_disk
 from etl.ledger import Account

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from etl.errors import DataError
-from etl.files.json_columns import json_text
 from etl.files.json_records import Record, problem_within
+from etl.files.json_types import json_text
 from etl.ledger import Account
 from etl.redact import redact
 from etl.rest.api import Api, ApiOptions

@@ -7,15 +7,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-import boto3.session
 import botocore.exceptions as aws
-import botocore.loaders
-import botocore.session
 from botocore.config import Config
 
+from etl.aws import SIGN_IN_ERRORS, aws_client
 from etl.errors import AccessError, ConfigError, EtlError, RetryLater
 
 if TYPE_CHECKING:
@@ -120,12 +117,7 @@ _CODES: dict[str, tuple[type[EtlError], str]] = {
 }
 
 _EXCEPTIONS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
-    (aws.NoCredentialsError, AccessError, "no AWS credentials found; set AWS_PROFILE or the AWS_* keys in .env"),
-    (aws.PartialCredentialsError, AccessError, "the AWS credentials are incomplete"),
-    (aws.CredentialRetrievalError, AccessError, "the AWS credentials could not be fetched; log in again"),
-    (aws.TokenRetrievalError, AccessError, "the AWS login has expired; run `aws sso login`"),
-    (aws.ProfileNotFound, ConfigError, "there is no such AWS profile; check AWS_PROFILE"),
-    (aws.NoRegionError, ConfigError, "no region; set AWS_DEFAULT_REGION in .env"),
+    *SIGN_IN_ERRORS,
     (aws.ParamValidationError, ConfigError, "S3 would not accept these options"),
     (aws.FlexibleChecksumError, Damaged, "the bytes were damaged on the way, twice; check the network"),
     (aws.SSLError, RetryLater, "TLS failed; check this machine's clock, the proxy and AWS_CA_BUNDLE"),
@@ -144,22 +136,11 @@ def make_client(region: str | None = None, *, attempts: int = _ATTEMPTS, timeout
         read_timeout=timeout_s,
         max_pool_connections=16,
     )
-    core = botocore.session.Session()
-    core.register_component("data_loader", _data_loader())
-    try:
-        with s3_errors("signing in", "S3"):
-            client = boto3.session.Session(botocore_session=core).client("s3", region_name=region, config=config)
-    except ValueError as error:
-        raise ConfigError(f"cannot talk to S3: {error}; check AWS_ENDPOINT_URL and the region") from error
+    with s3_errors("signing in", "S3"):
+        client: S3Client = aws_client("s3", region, config)
     events: Any = client.meta.events  # the stubs do not know that a hook may answer
     events.register_first("needs-retry.s3", _no_more_retries)
     return client
-
-
-@cache
-def _data_loader() -> Any:
-    """What botocore knows about S3. Reading that takes most of the time in which a client is made."""
-    return botocore.loaders.create_loader()
 
 
 @contextmanager

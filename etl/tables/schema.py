@@ -40,7 +40,7 @@ _MOST_DIGITS = 38
 # -- the types of columns -------------------------------------------------------------------------------
 
 
-def _known_type(name: str) -> str:
+def known_type(name: str) -> str:
     if decimal := _DECIMAL.fullmatch(name):
         precision, scale = map(int, decimal.groups())
         if not (1 <= precision <= _MOST_DIGITS and scale <= precision):
@@ -64,7 +64,7 @@ def check_zone(name: str) -> str:
 
 ColumnType = Annotated[
     str,
-    AfterValidator(_known_type),
+    AfterValidator(known_type),
     Field(
         json_schema_extra={
             "format": "column type",

@@ -1,0 +1,43 @@
+"""Clients of AWS services: how they are made, and what goes wrong with signing in."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import boto3.session
+import botocore.exceptions as aws
+import botocore.loaders
+import botocore.session
+from botocore.config import Config
+
+from etl.errors import AccessError, ConfigError, EtlError
+
+SIGN_IN_ERRORS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
+    (aws.NoCredentialsError, AccessError, "no AWS credentials found; set AWS_PROFILE or the AWS_* keys in .env"),
+    (aws.PartialCredentialsError, AccessError, "the AWS credentials are incomplete"),
+    (aws.CredentialRetrievalError, AccessError, "the AWS credentials could not be fetched; log in again"),
+    (aws.TokenRetrievalError, AccessError, "the AWS login has expired; run `aws sso login`"),
+    (aws.ProfileNotFound, ConfigError, "there is no such AWS profile; check AWS_PROFILE"),
+    (aws.NoRegionError, ConfigError, "no region; set AWS_DEFAULT_REGION in .env"),
+)
+
+
+def aws_client(service: str, region: str | None, config: Config) -> Any:
+    """A client that finds credentials, region and endpoint as boto3 and the AWS tools do.
+
+    Raises botocore's errors, and ConfigError if endpoint or region cannot be.
+    """
+    core = botocore.session.Session()
+    core.register_component("data_loader", _data_loader())
+    session: Any = boto3.session.Session(botocore_session=core)
+    try:
+        return session.client(service, region_name=region, config=config)
+    except ValueError as error:
+        raise ConfigError(f"cannot talk to {service}: {error}; check AWS_ENDPOINT_URL and the region") from error
+
+
+@cache
+def _data_loader() -> Any:
+    """What botocore knows about the services. Reading that takes most of the time in which a client is made."""
+    return botocore.loaders.create_loader()

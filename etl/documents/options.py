@@ -1,0 +1,54 @@
+"""The options of sources that hold documents: which columns to make of them, and of what types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from etl.options import Options
+from etl.steps import did_you_mean
+from etl.tables.schema import known_type
+
+_TYPES = ("text", "bool", "int16", "int32", "int64", "float64", "binary", "json")
+
+
+def _document_type(name: str) -> str:
+    if name not in _TYPES and not name.startswith(("decimal(", "timestamp[")):
+        raise ValueError(f"unknown type {name!r}{did_you_mean(name, (*_TYPES, 'decimal(10,2)', 'timestamp[UTC]'))}")
+    return name if name in _TYPES else known_type(name)
+
+
+DocumentType = Annotated[
+    str,
+    AfterValidator(_document_type),
+    Field(
+        json_schema_extra={
+            "format": "column type",
+            "anyOf": [{"enum": list(_TYPES)}, {"pattern": r"^(decimal\(\d+, ?\d+\)|timestamp\[.+\])$"}],
+        }
+    ),
+]
+
+
+class DocumentOptions(Options):
+    """What is the same for all sources that hold documents."""
+
+    columns: dict[str, DocumentType] = Field(
+        default={},
+        description="The columns to make, in this order, each with its type; all else is left out. A nested field is "
+        'named by its path, such as "address.city". Default: those of the first documents.',
+    )
+    types: dict[str, DocumentType] = Field(
+        default={},
+        description="In place of columns: types where the first documents do not tell, and fields they may not have. "
+        "text, bool, int16/32/64, float64, decimal(p,s), timestamp[ZONE], binary, or json (any value, as JSON text).",
+    )
+    split_into: PositiveInt = Field(default=1, le=1_000, description="Into how many independent parts to split.")
+    allow_empty: bool = Field(default=False, description="Whether it is in order if there are no documents.")
+
+    @model_validator(mode="after")
+    def _types_are_declared_once(self) -> Self:
+        if self.columns and self.types:
+            raise ValueError("columns has the types of its columns already; leave types out")
+        return self

@@ -1,0 +1,91 @@
+"""How the values of documents become columns: their types, and JSON text for what is nested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from etl.files.json_types import EXACT_DECIMAL, Types, json_text
+from etl.tables.forms import Form, form, written
+from etl.tables.schema import arrow_type
+
+_TIME = "timestamp[UTC]"
+_NUMBERS = (int, float, Decimal)
+_SCALARS = (str, bool, datetime, *_NUMBERS)
+
+
+def _scalar_text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# -- forms: exact, or not at all -----------------------------------------------------------------------------------
+
+
+def _whole(value: Any) -> int:
+    whole = int(value)
+    if whole != value:
+        raise ValueError(f"{value} has a fraction")
+    return whole
+
+
+def _decimal(value: Any) -> Decimal:
+    return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+
+
+def _converted(convert: Callable[[Any], Any], arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
+    return lambda values: pa.array([None if value is None else convert(value) for value in values], arrow)
+
+
+@cache
+def _declared(kind: str) -> Form:
+    """The form of a declared type: it also takes values of other classes, where nothing of them is lost.
+
+    A float is as exact as it is written, so 0.1 fits decimal(10,2); a float64 is the one nearest to a decimal.
+    """
+    if kind == "text":
+        return form("text", pa.string(), *_SCALARS, make=written(_scalar_text, pa.string()))
+    if kind.startswith("int"):
+        arrow = arrow_type(kind)
+        return form(f"an {kind}", arrow, *_NUMBERS, make=_converted(_whole, arrow))
+    if kind == "float64":
+        return form("a float64", pa.float64(), *_NUMBERS, make=_floats)
+    if kind.startswith("decimal"):
+        arrow = arrow_type(kind)
+        return form(f"a {kind}", arrow, *_NUMBERS, make=_converted(_decimal, arrow))
+    if kind.startswith("timestamp"):
+        return form("a time", arrow_type(kind), datetime)
+    return _EXACT[kind]
+
+
+def _floats(values: Sequence[Any]) -> pa.Array[Any]:
+    return pa.array([float(value) if isinstance(value, Decimal) else value for value in values], pa.float64())
+
+
+_EXACT: dict[str, Form] = {
+    "text": form("text", pa.string(), str),
+    "bool": form("true or false", pa.bool_(), bool),
+    "int64": form("an int64", pa.int64(), int),
+    "float64": form("a float64", pa.float64(), float, int),
+    EXACT_DECIMAL: form(f"a {EXACT_DECIMAL}", arrow_type(EXACT_DECIMAL), Decimal, int),
+    _TIME: form("a time", arrow_type(_TIME), datetime),
+    "binary": form("binary", pa.binary(), bytes),
+    "json": form("JSON", pa.string(), dict, list, bytes, *_SCALARS, make=written(json_text, pa.string())),
+}
+_CLASSES: dict[type, str] = {
+    str: "text",
+    bool: "bool",
+    int: "int64",
+    float: "float64",
+    Decimal: EXACT_DECIMAL,
+    datetime: _TIME,
+    bytes: "binary",
+    list: "json",
+}
+DOCUMENT_TYPES = Types(_CLASSES, _EXACT, _declared)

@@ -1,0 +1,91 @@
+"""What to ask of DynamoDB, and its replies, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from etl.dynamodb.client import Unanswered, dynamodb_errors, patiently
+from etl.dynamodb.values import attribute_of
+from etl.errors import SourceError
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+Request = dict[str, Any]
+
+
+class Asked(Protocol):
+    """The options that a request is made of."""
+
+    table: str
+    index: str | None
+    key_condition: str | None
+    filter: str | None
+    names: dict[str, str]
+    values: dict[str, Any]
+    projection: tuple[str, ...]
+    consistent: bool
+
+
+def request_of(asked: Asked, segment: tuple[int, int] | None) -> Request:
+    """A Query if there is a key condition, and else a Scan. ``segment``: which of how many."""
+    paths, own_names = _projected(asked.projection)
+    conditions = [condition for condition in (asked.filter,) if condition]
+    request: Request = {
+        "TableName": asked.table,
+        "IndexName": asked.index,
+        "KeyConditionExpression": asked.key_condition,
+        "FilterExpression": " AND ".join(f"({condition})" for condition in conditions),
+        "ProjectionExpression": ", ".join(paths),
+        "ExpressionAttributeNames": {**asked.names, **own_names},
+        "ExpressionAttributeValues": {name: attribute_of(value) for name, value in asked.values.items()},
+        "ConsistentRead": asked.consistent,
+    }
+    if segment:
+        request["Segment"], request["TotalSegments"] = segment
+    return {name: value for name, value in request.items() if value or name == "Segment"}
+
+
+def _projected(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Paths with a stand-in for each name, as names may be reserved words, and what these stand for."""
+    stand_ins: dict[str, str] = {}
+    for name in (name for path in paths for name in path.split(".")):
+        stand_ins.setdefault(name, f"#etl{len(stand_ins)}")
+    written = [".".join(stand_ins[name] for name in path.split(".")) for path in paths]
+    return written, {stand_in: name for name, stand_in in stand_ins.items()}
+
+
+def pages(client: DynamoDBClient, request: Request, target: str, patience_s: float) -> Iterator[Mapping[str, Any]]:
+    """Yield the replies, of at most 1 MB each. One that was lost is asked for again, from the same key on."""
+    action = "Query" if "KeyConditionExpression" in request else "Scan"
+    ask: Callable[..., Any] = client.query if action == "Query" else client.scan
+    while True:
+        page = patiently(partial(_page, ask, request, f"dynamodb:{action}", target), patience_s)
+        yield page
+        end = page.get("LastEvaluatedKey")
+        if not end:
+            return
+        if end == request.get("ExclusiveStartKey"):
+            raise SourceError(f"{target}: a page ended where it began, so the rest cannot be reached")
+        request = {**request, "ExclusiveStartKey": end}
+
+
+def _page(ask: Callable[..., Any], request: Request, action: str, target: str) -> Mapping[str, Any]:
+    with dynamodb_errors(action, target):
+        page: Mapping[str, Any] = ask(**request)
+    if len(page.get("Items", ())) != page.get("Count"):
+        raise Unanswered(f"{action} on {target}: a page did not have as many items as it said")
+    return page
+
+
+def described(client: DynamoDBClient, table: str, target: str, patience_s: float) -> Mapping[str, Any]:
+    """What DynamoDB says about a table: its key, its size, its state."""
+
+    def ask() -> Mapping[str, Any]:
+        with dynamodb_errors("dynamodb:DescribeTable", target):
+            return client.describe_table(TableName=table)["Table"]
+
+    found: Mapping[str, Any] = patiently(ask, patience_s)
+    return found

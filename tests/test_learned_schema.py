@@ -1,0 +1,230 @@
+"""[schema]: what the first run learns of a source, and what becomes of drift."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pandas import DataFrame
+
+from etl.errors import ConfigError
+from etl.learned.file import SchemaFile, read_schema, write_schema
+from etl.learned.inference import ColumnFacts
+from etl.learned.step import LearnedSchema
+from etl.report import RunReport
+from etl.tables.schema import Column
+from main import Pipeline
+from tests.contracts import TransformerContract
+
+ROWS = [
+    "id,code,price,day,at,ok,note",
+    "1,01,1.10,2026-01-31,2026-01-31T10:00:00Z,true,",
+    "2,02,2,2026-02-01,2026-01-31T10:00:00+01:00,false,hello",
+    "3,10,3.5,2026-02-02,2026-02-01T10:00:00Z,true,",
+]
+TYPES = {
+    "id": "int64",
+    "code": "text",
+    "price": "float64",
+    "day": "date",
+    "at": "timestamp[UTC]",
+    "ok": "bool",
+    "note": "text",
+}
+
+Run = Callable[..., RunReport]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a pipeline over these lines of a CSV file."""
+
+    def run(*lines: str, source: str = "orders.csv", **schema: Any) -> RunReport:
+        if lines:
+            (tmp_path / "orders.csv").write_text("\n".join(lines) + "\n")
+        file = tmp_path / "orders.toml"
+        options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in schema.items())
+        file.write_text(f"""
+            max_rejects = 1
+            [extract]
+            type = "FilesExtractor"
+            path = "{tmp_path}/{source}"
+            batch_rows = 2
+            [schema]
+            {options}
+            [load]
+            type = "LocalLoader"
+            path = "{tmp_path}/orders.parquet"
+        """)
+        return Pipeline.from_file(file).run()
+
+    return run
+
+
+def schema_in(folder: Path) -> SchemaFile:
+    return read_schema(folder / "orders.schema.toml")
+
+
+def published(folder: Path) -> DataFrame:
+    return pd.read_parquet(folder / "orders.parquet", dtype_backend="pyarrow")
+
+
+def test_the_first_run_learns_and_is_typed_itself(run: Run, tmp_path: Path) -> None:
+    assert run(*ROWS).status == "published"
+    assert {name: column.type for name, column in schema_in(tmp_path).columns.items()} == TYPES
+    assert [name for name, column in schema_in(tmp_path).columns.items() if not column.required] == ["note"]
+    frame = published(tmp_path)
+    assert list(frame["code"]) == ["01", "02", "10"]
+    assert list(frame["day"]) == [date(2026, 1, 31), date(2026, 2, 1), date(2026, 2, 2)]
+    text = (tmp_path / "orders.schema.toml").read_text()
+    assert '[columns.price]\ntype = "float64"  # 1.1 to 3.5\nrequired = true\n' in text
+    assert "in 3 rows" in text
+    assert run().status == "unchanged"
+
+
+def test_later_runs_are_cast_to_the_file_as_it_was_edited(run: Run, tmp_path: Path) -> None:
+    run(*ROWS)
+    file = tmp_path / "orders.schema.toml"
+    file.write_text(file.read_text().replace('type = "int64"', 'type = "int16"\nunique = true\ndescription = "its id"'))
+    assert run().status == "published"
+    assert str(published(tmp_path)["id"].dtype) == "int16[pyarrow]"
+    description = pq.read_schema(tmp_path / "orders.parquet").field("id").metadata
+    assert description == {b"description": b"its id"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "news"),
+    [
+        (["id,code,price,day,at,ok,note,extra", *(f"{row},1" for row in ROWS[1:])], "new columns extra"),
+        ([row.rpartition(",")[0] for row in ROWS], "lost columns note"),
+        ([*ROWS[:3], ROWS[3].replace("3.5", "?")], r"price: not a number \(float64\) \(1 rows\)"),
+        ([*ROWS[:3], ROWS[3].replace("3.5", "")], r"price: missing \(1 rows\)"),
+    ],
+    ids=["new", "lost", "misfit", "missing"],
+)
+def test_drift_stops_a_run_with_the_old_data_in_place(run: Run, tmp_path: Path, lines: list[str], news: str) -> None:
+    run(*ROWS)
+    before = (tmp_path / "orders.parquet").read_bytes()
+    report = run(*lines)
+    assert report.exit_code == 65
+    assert report.error is not None
+    assert pd.Series([report.error["message"]]).str.contains(f"drifted from orders.schema.toml: .*{news}").all()
+    assert (tmp_path / "orders.parquet").read_bytes() == before
+
+
+def test_drift_as_a_warning(run: Run, tmp_path: Path) -> None:
+    run(*ROWS)
+    lines = [row.replace("price", "amount").replace("3,10", "x,10") for row in ROWS]
+    report = run(*lines, on_drift="warn")
+    assert report.status == "published", report.error
+    assert report.rows_rejected == 1
+    warnings = [warning for step in report.steps for warning in step.warnings]
+    assert warnings == ["the source has drifted from orders.schema.toml: new columns amount; lost columns price"]
+    frame = published(tmp_path)
+    assert list(frame.columns) == list(TYPES)
+    assert str(frame["price"].dtype) == "double[pyarrow]"
+    assert frame["price"].isna().all()
+
+
+def test_drift_that_is_accepted_widens_the_file(run: Run, tmp_path: Path) -> None:
+    run(*ROWS)
+    file = tmp_path / "orders.schema.toml"
+    file.write_text(file.read_text().replace('type = "date"', 'type = "date"\nmin = 2026-01-01\nunit = "day"'))
+    lines = [row.replace("price", "amount").replace("3,10", "x,10") for row in ROWS]
+    report = run(*lines, on_drift="accept")
+    assert report.status == "published", report.error
+    found = schema_in(tmp_path).columns
+    assert {name: column.type for name, column in found.items()} == {**TYPES, "id": "text", "amount": "float64"}
+    assert not found["price"].required
+    assert (found["day"].min, found["day"].unit) == (date(2026, 1, 1), "day")
+    assert list(published(tmp_path)["id"]) == ["1", "2", "x"]
+    changed = file.stat().st_mtime_ns
+    assert run(*lines, on_drift="accept").status == "unchanged"
+    assert file.stat().st_mtime_ns == changed
+
+
+def test_columns_whose_type_cannot_be_declared_stay_as_they_are(run: Run, tmp_path: Path) -> None:
+    table = pa.table({"a": pa.array([1, 2], pa.uint8()), "b": [b"x", None], "c": ["2026-01-01", None]})
+    pq.write_table(table, tmp_path / "orders.parq")
+    (tmp_path / "orders.parq").rename(tmp_path / "in.parquet")
+    assert run(source="in.parquet").status == "published"
+    found = schema_in(tmp_path)
+    assert {name: column.type for name, column in found.columns.items()} == {"a": "int16", "c": "date"}
+    assert found.as_is == ("b",)
+    assert str(published(tmp_path)["b"].dtype) == "binary[pyarrow]"
+
+
+def test_a_damaged_file_is_a_mistake_of_the_configuration(run: Run, tmp_path: Path) -> None:
+    run(*ROWS)
+    file = tmp_path / "orders.schema.toml"
+    file.write_text(file.read_text().replace('"int64"', '"int65"'))
+    with pytest.raises(ConfigError, match=r"schema: .*orders\.schema\.toml: columns\.id\.type: unknown type 'int65'"):
+        run()
+    with pytest.raises(ConfigError, match=r"schema\.on_drift"):
+        run(on_drift="shrug")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "-20", "0", None], "int64"),
+        (["1", "01"], "text"),
+        (["1", "+1"], "text"),
+        (["1", "9223372036854775808"], "text"),
+        (["1", "2.50"], "float64"),
+        (["1", "1e5"], "text"),
+        (["1234567890.123456"], "text"),
+        (["true", "False"], "bool"),
+        (["true", "0"], "text"),
+        (["2026-01-31", "2026-02-30"], "text"),
+        (["2026-01-31", "20260131"], "text"),
+        (["2026-01-31 10:00", "2026-01-31T10:00:00.5"], "timestamp"),
+        (["2026-01-31T10:00:00Z", "2026-01-31T10:00:00+0100"], "timestamp[UTC]"),
+        (["2026-01-31T10:00:00Z", "2026-01-31T10:00:00"], "text"),
+        ([None, None], "text"),
+    ],
+)
+def test_types_of_text(values: list[str | None], kind: str) -> None:
+    whole, parts = ColumnFacts(), ColumnFacts()
+    whole.see(pa.array(values, pa.string()))
+    for value in values:
+        parts.see(pa.array([value], pa.string()))
+    assert whole.type == parts.type == kind
+    assert whole.note == parts.note
+    assert whole.has_nulls == parts.has_nulls == (None in values)
+
+
+def test_the_file_holds_every_rule(tmp_path: Path) -> None:
+    columns = {
+        "a": Column(name="a", type="int32", required=True, unique=True, min=1, max=7, one_of=(1, 7), unit="€"),
+        'b "c".d': Column(name='b "c".d', pattern=r"^\d+\\$", min_length=1, max_length=9, description='say "x"\n'),
+        "e": Column(name="e", type="date", min=date(2026, 1, 1)),
+        "f": Column(name="f", type="timestamp[UTC]", max=datetime(2026, 1, 1, tzinfo=UTC)),
+        "g": Column.model_validate({"name": "g", "references": {"file": "a.csv", "column": "b"}}),
+    }
+    schema = SchemaFile(columns=columns, as_is=("x", "y z"))
+    write_schema(tmp_path / "s.toml", schema, {"a": "1 to 7"}, "here", 2, date(2026, 1, 1))
+    assert read_schema(tmp_path / "s.toml") == schema
+
+
+class TestContract(TransformerContract):
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.file = tmp_path / "s.toml"
+        columns = {name: Column(name=name, type=kind) for name, kind in (("a", "int64"), ("lost", "date"))}
+        write_schema(self.file, SchemaFile(columns=columns, as_is=("kept",)), {}, "here", 1, date(2026, 1, 1))
+
+    def make(self) -> LearnedSchema:
+        return LearnedSchema(file=self.file, on_drift="warn")
+
+    def frame(self) -> DataFrame:
+        text = pd.ArrowDtype(pa.string())
+        values = {"new": list("vwxyz"), "kept": list("abcde"), "a": ["1", "x", None, "4", "5"]}
+        return DataFrame(values, index=range(1, 6), dtype=text)
