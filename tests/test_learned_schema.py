@@ -59,6 +59,8 @@ def run(tmp_path: Path) -> Run:
             batch_rows = 2
             [schema]
             {options}
+            [guard]
+            enabled = false
             [load]
             type = "LocalLoader"
             path = "{tmp_path}/orders.parquet"
