@@ -19,7 +19,7 @@ settings.register_profile("etl", deadline=None, derandomize=True)
 settings.load_profile("etl")
 
 PROJECT = Path(__file__).parent.parent
-_OURS = ("AWS_", "S3_", "LEGO_", "LOG_", "ETL_", "API_")
+_OURS = ("AWS_", "S3_", "LEGO_", "LOG_", "ETL_", "API_", "DATABASE_")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,61 @@
+"""What a kind of database must tell: how to connect, to read one snapshot, its types and its errors.
+
+Sessions read only, in UTC, and see one state of the database from their first statement to their last.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from etl.errors import EtlError
+from etl.tables.forms import Form
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection
+
+
+Explained = tuple[type[EtlError], str]
+
+CONNECT_TIMEOUT_S = 10
+CHANGES_DATA = "it would change data, and this session may only read"
+UNREACHABLE = "cannot reach the database; check host and port in url, and the network"
+LOST = "the connection was lost; nothing of what was read is used; run again"
+
+
+class Dialect(ABC):
+    """One kind of database. ``driver``: SQLAlchemy's name; ``package``: what to install for it."""
+
+    driver: str
+    package: str
+
+    def connect_args(self, url: URL) -> dict[str, Any]:
+        """What the driver needs beyond the url."""
+        return {}
+
+    def begin(self, connection: Connection) -> Connection:
+        """Make the session read only, and all it reads one snapshot."""
+        return connection
+
+    def columns(self, inspector: sa.Inspector, name: str, schema: str | None) -> dict[str, Any]:
+        """The columns of a table in the catalogue, in order, with their types where ``forms`` needs them."""
+        return {str(column["name"]): column["type"] for column in inspector.get_columns(name, schema)}
+
+    def prepare(self, connection: Connection) -> None:
+        """Make the driver give values as ``forms`` expects them; what the catalogue says was read before."""
+        return
+
+    @abstractmethod
+    def forms(self, cursor: Any, declared: Mapping[str, Any]) -> list[Form | None]:
+        """The form of each column of a result; None if only the values tell. ``declared``: the catalogue's types."""
+
+    def abandon(self, connection: Connection, cursor: Any) -> None:
+        """Let go of a result that may not have been read to its end."""
+        return
+
+    @abstractmethod
+    def explain(self, error: BaseException) -> Explained:
+        """The class of our error, and what to do about it."""

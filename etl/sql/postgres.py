@@ -1,0 +1,133 @@
+"""How PostgreSQL is read: one snapshot, through a cursor in the server, each value as the text that it writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
+from etl.sql import forms as f
+from etl.sql.dialect import CHANGES_DATA, CONNECT_TIMEOUT_S, LOST, UNREACHABLE, Dialect, Explained
+from etl.tables.forms import Form
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection
+
+
+class PostgreSql(Dialect):
+    """psycopg 3. Results come through a server-side cursor, as text."""
+
+    driver = "postgresql+psycopg"
+    package = "psycopg[binary]"
+
+    def connect_args(self, url: URL) -> dict[str, Any]:
+        alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "etl", **alive}
+        chosen = {name: value for name, value in defaults.items() if name not in url.query}
+        return {"prepare_threshold": None, **chosen}  # a pooler on the way may not know prepared statements
+
+    def begin(self, connection: Connection) -> Connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        settings = {
+            "timezone": "UTC",
+            "datestyle": "ISO, YMD",
+            "intervalstyle": "iso_8601",
+            "bytea_output": "hex",
+            "extra_float_digits": "1",  # as many as tell two floats apart
+            "synchronize_seqscans": "off",  # or a large table is read from wherever another session is reading it
+        }
+        calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+        connection.exec_driver_sql(f"SELECT {calls}")
+        return connection
+
+    def prepare(self, connection: Connection) -> None:
+        from psycopg.types import TypeInfo
+        from psycopg.types.string import TextLoader
+
+        driver: Any = connection.connection.dbapi_connection
+        found = connection.exec_driver_sql(_USER_TYPES_WITH_ARRAYS)
+        for name, oid, array_oid in found:
+            TypeInfo(name, oid, array_oid).register(driver)
+        for known in driver.adapters.types:
+            if known.name != "bytea":
+                driver.adapters.register_loader(known.oid, TextLoader)
+
+    def forms(self, cursor: Any, declared: Mapping[str, Any]) -> list[Form | None]:
+        types = cursor.adapters.types
+
+        def form_of(column: Any) -> Form:
+            known = types.get(column.type_code)
+            if known is None:
+                return f.TEXT
+            if known.array_oid == column.type_code:
+                return f.array_form(_ELEMENTS.get(known.name, "text"))
+            if known.name == "numeric":
+                return f.decimal_form(column.precision or 0, column.scale or 0) or f.TEXT
+            return _POSTGRES.get(known.name, f.TEXT)
+
+        return [form_of(column) for column in cursor.description]
+
+    def explain(self, error: BaseException) -> Explained:
+        state = getattr(error, "sqlstate", None)
+        if state is None:
+            return _by_pattern(str(error), _POSTGRES_WORDS) or (SourceError, LOST)
+        for length in (5, 2):
+            if state[:length] in _POSTGRES_STATES:
+                return _POSTGRES_STATES[state[:length]]
+        return SourceError, "the database refused"
+
+
+_USER_TYPES_WITH_ARRAYS = """
+    SELECT typname, oid::bigint, typarray::bigint
+    FROM pg_type WHERE typarray <> 0 AND typtype IN ('e', 'd') AND oid >= 16384
+"""
+_POSTGRES = {
+    "bool": f.BOOL,
+    "int2": f.INT16,
+    "int4": f.INT32,
+    "int8": f.INT64,
+    "oid": f.INT64,
+    "float4": f.FLOAT32,
+    "float8": f.FLOAT64,
+    "date": f.DATE,
+    "time": f.TIME,
+    "timestamp": f.TIMESTAMP,
+    "timestamptz": f.TIMESTAMP_ZONED,
+    "bytea": f.BYTES,
+}
+_ELEMENTS = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid", "float4", "float8", "numeric"), "number"),
+    **dict.fromkeys(("json", "jsonb"), "json"),
+    "bool": "bool",
+}
+_POSTGRES_WORDS: tuple[tuple[str, Explained], ...] = (
+    (
+        r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in|role .* does not exist",
+        (AccessError, "the database does not let this user in; check user and password in url"),
+    ),
+    (r"database .* does not exist", (ConfigError, "check the name of the database in url")),
+    (r"starting up|shutting down|in recovery|too many clients|connection slots", (RetryLater, "run again later")),
+    (r"invalid connection option|bad value|invalid .* value", (ConfigError, "check the options in url")),
+    (r"connection failed|failed to resolve|timeout expired", (SourceError, UNREACHABLE)),
+)
+_POSTGRES_STATES: dict[str, Explained] = {
+    "42501": (AccessError, "this user may not read that; ask for SELECT on it"),
+    "28": (AccessError, "the database does not let this user in; check user and password in url"),
+    "3D": (ConfigError, "check the name of the database in url"),
+    "42": (ConfigError, "check table, columns or query"),
+    "25006": (ConfigError, CHANGES_DATA),
+    "25P03": (SourceError, LOST),
+    "22": (DataError, "the query cannot be computed for some row"),
+    "40": (RetryLater, "another session was in the way; run again"),
+    "55": (RetryLater, "another session was in the way; run again"),
+    "53": (RetryLater, "the server has no room for this now; run again later"),
+    "57P03": (RetryLater, "the server is not ready; run again later"),
+    "57014": (SourceError, "the server ended the query, for its time limit or by somebody's order"),
+    "57": (SourceError, LOST),
+    "08": (SourceError, LOST),
+}
+
+
+def _by_pattern(message: str, table: tuple[tuple[str, Explained], ...]) -> Explained | None:
+    return next((news for pattern, news in table if re.search(pattern, message)), None)

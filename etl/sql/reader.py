@@ -1,0 +1,77 @@
+"""The result of a SQL statement as tables: never more of it in memory than a few thousand rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from etl.errors import ConfigError, DataError
+from etl.sql import forms as sql_forms
+from etl.tables.numbered import with_numbers
+
+if TYPE_CHECKING:
+    from sqlalchemy import CursorResult
+
+    from etl.ledger import Account
+    from etl.tables.forms import Form
+
+_SAMPLE_ROWS = 10_000
+_EVIDENCE_CHARS = 4_000
+
+
+class Result:
+    """The rows of a statement as they come from the server, and the types of their columns.
+
+    ``forms``: one for each column; None is told by the first 10,000 rows. Raises ConfigError if two columns have the
+    same name, DataError if those rows hold values of several types.
+    """
+
+    def __init__(self, rows: CursorResult[Any], forms: Sequence[Form | None], source: str) -> None:
+        self._rows = rows
+        self._source = source
+        self.names = list(rows.keys())
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise ConfigError(f"the query names a column more than once: {', '.join(twice)}; give one of them an alias")
+        self._sample = rows.fetchmany(_SAMPLE_ROWS) if None in forms else []
+        values = list(zip(*self._sample, strict=True)) or [()] * len(self.names)
+        self._forms = [
+            form or self._told_by(name, some) for form, name, some in zip(forms, self.names, values, strict=True)
+        ]
+        self.schema = pa.schema([(name, form.arrow) for name, form in zip(self.names, self._forms, strict=True)])
+
+    def tables(self, account: Account, fetch_rows: int) -> Iterator[pa.Table]:
+        """Tables with row numbers; a row with a value that its type cannot hold is rejected."""
+        first = 1
+        for rows in chain([self._sample] if self._sample else [], iter(lambda: self._rows.fetchmany(fetch_rows), [])):
+            yield self._table(rows, first, account)
+            first += len(rows)
+
+    def _told_by(self, name: str, values: Sequence[Any]) -> Form:
+        try:
+            return sql_forms.told_by(name, values)
+        except ValueError as error:
+            raise DataError(f"{self._source}: {error}; CAST it to one in the query") from error
+
+    def _table(self, rows: Sequence[Any], first: int, account: Account) -> pa.Table:
+        arrays: list[Any] = []
+        misfits: dict[int, str] = {}
+        for name, form, values in zip(self.names, self._forms, zip(*rows, strict=True), strict=True):
+            array, bad = form.array(values)
+            arrays.append(array)
+            for position in bad:
+                misfits.setdefault(position, f"{name}: not {form.words}")
+        table = with_numbers(pa.Table.from_arrays(arrays, schema=self.schema), range(first, first + len(rows)))
+        if not misfits:
+            return table
+        for position, rule in sorted(misfits.items()):
+            account.reject_line(first + position, rule, self._evidence(rows[position]))
+        return table.filter(pa.array([position not in misfits for position in range(len(rows))]))
+
+    def _evidence(self, row: Sequence[Any]) -> str:
+        return json.dumps(dict(zip(self.names, row, strict=True)), ensure_ascii=False, default=str)[:_EVIDENCE_CHARS]

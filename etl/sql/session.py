@@ -1,0 +1,219 @@
+"""One session of a SQL database: what the catalogue says, the statement to execute, and errors in a person's words."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.sql import quoted_name
+
+from etl.errors import ConfigError, DataError, EtlError
+from etl.ledger import Account
+from etl.redact import redact
+from etl.sql.dialect import Dialect
+from etl.sql.mysql import MySql
+from etl.sql.options import SqlOptions
+from etl.sql.postgres import PostgreSql
+from etl.sql.reader import Result
+from etl.sql.sqlite import SQLite
+from etl.steps import did_you_mean
+
+_SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
+_SQLITE_WAIT_S = 10
+_DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSql(), "mysql": MySql(), "sqlite": SQLite()}
+
+
+class Range(NamedTuple):
+    """The rows of one split: ``low <= column < high``, where these are not None; and with ``nulls``, those of null."""
+
+    low: Any
+    high: Any
+    nulls: bool
+
+
+@contextmanager
+def open_session(options: SqlOptions) -> Iterator[Session]:
+    """Connect, for reading only. Raises SourceError, AccessError, ConfigError, DataError or RetryLater, also later."""
+    dialect = _DIALECTS[options.database]
+    with _translated(options, dialect), _engine(options, dialect).connect() as connection:
+        yield Session(dialect.begin(connection), dialect, options)
+
+
+class Session:
+    """Executes one statement, in a transaction that reads only and sees one state of the database."""
+
+    def __init__(self, connection: sa.Connection, dialect: Dialect, options: SqlOptions) -> None:
+        self._connection = connection
+        self._dialect = dialect
+        self._options = options
+
+    @contextmanager
+    def result(self, part: Range | None, fetch_rows: int) -> Iterator[Result]:
+        """The rows that the options ask for, or those of them in ``part``, fetched so many at a time."""
+        options = self._options
+        if options.query and part is None:
+            with self._executed(_bound(options), {}, fetch_rows) as result:
+                yield result
+            return
+        source, types = self._source()
+        columns: list[Any] = [_column(name) for name in options.columns or types] or [sa.text("*")]
+        statement = sa.select(*columns).select_from(source).order_by(*map(_column, options.order_by))
+        if part is not None:
+            statement = statement.where(_condition(_column(options.split_on), part))
+        with self._executed(statement, types, fetch_rows) as result:
+            yield result
+
+    def bounds(self) -> tuple[Any, Any]:
+        """The least and the greatest value of ``split_on``: numbers, dates or times, or None and None."""
+        source, _ = self._source()
+        column = _column(self._options.split_on)
+        statement = sa.select(sa.func.min(column).label("low"), sa.func.max(column).label("high")).select_from(source)
+        with self._executed(statement, {}, 1) as result:
+            kind = result.schema.field(0).type
+            (row,) = next(result.tables(Account("bounds"), 1)).to_pylist()
+        if row["low"] is None or _is_dividable(kind):
+            return row["low"], row["high"]
+        raise ConfigError(
+            f"split_on: {self._options.split_on!r} is {kind}; choose an integer, date or timestamp column"
+        )
+
+    @contextmanager
+    def _executed(self, statement: Any, types: Mapping[str, Any], fetch_rows: int) -> Iterator[Result]:
+        """Execute on a cursor in the server, where the rows stay until they are fetched."""
+        self._dialect.prepare(self._connection)
+        streaming = self._connection.execution_options(stream_results=True, yield_per=fetch_rows)
+        result = streaming.execute(statement)
+        cursor = result.cursor
+        try:
+            yield Result(result, self._dialect.forms(cursor, types), self._options.uri)
+        finally:
+            self._dialect.abandon(self._connection, cursor)
+
+    def _source(self) -> tuple[sa.FromClause, dict[str, Any]]:
+        """What to select from, and the types of its columns as far as the catalogue has them."""
+        if self._options.query:
+            return _bound(self._options).columns().subquery("etl_query"), {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sa.exc.SAWarning)  # of types that SQLAlchemy does not know
+            inspector = sa.inspect(self._connection)
+            schema, name = self._place(inspector)
+            types = self._dialect.columns(inspector, name, schema)
+        self._check_columns(types)
+        return sa.table(quoted_name(name, True), schema=quoted_name(schema, True) if schema else None), types
+
+    def _place(self, inspector: sa.Inspector) -> tuple[str | None, str]:
+        """Schema and name of the table, which must be in the catalogue just so."""
+        wanted = self._options.table or ""
+        schema, dot, name = wanted.partition(".")
+        if inspector.has_table(wanted):
+            return None, wanted
+        if dot and schema in inspector.get_schema_names() and inspector.has_table(name, schema):
+            return schema, name
+        known = _tables(inspector, None)
+        if dot and schema in inspector.get_schema_names():
+            known = [f"{schema}.{other}" for other in _tables(inspector, schema)]
+        raise ConfigError(f"table: {self._options.uri}: there is no {wanted!r}{did_you_mean(wanted, known)}")
+
+    def _check_columns(self, known: Mapping[str, Any]) -> None:
+        options = self._options
+        split_on = (options.split_on,) if options.split_on else ()
+        for option, names in (("columns", options.columns), ("order_by", options.order_by), ("split_on", split_on)):
+            for name in names:
+                if name not in known:
+                    raise ConfigError(f"{option}: {options.uri} has no column {name!r}{did_you_mean(name, known)}")
+
+
+def _engine(options: SqlOptions, dialect: Dialect) -> sa.Engine:
+    url = options.address
+    common: dict[str, Any] = {"poolclass": sa.NullPool, "hide_parameters": True}
+    if options.database == "sqlite":
+        return sa.create_engine("sqlite://", creator=lambda: _sqlite(url.database or ""), **common)
+    try:
+        connect_args = dialect.connect_args(url)
+        return sa.create_engine(url.set(drivername=dialect.driver), connect_args=connect_args, **common)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"reading {options.database} needs {dialect.package}: pip install '{dialect.package}'"
+        ) from error
+
+
+def _sqlite(path: str) -> sqlite3.Connection:
+    """Open a database file for reading only, which also keeps SQLite from making a new one."""
+    return sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=_SQLITE_WAIT_S, check_same_thread=False)
+
+
+def _bound(options: SqlOptions) -> sa.TextClause:
+    """The query with its parameters. They have no type of ours: the database takes them as what they stand beside."""
+    untyped = sa.types.NullType()
+    query = (options.query or "").strip().removesuffix(";") + "\n"  # lest a comment at its end reach further
+    return sa.text(query).bindparams(
+        *(
+            sa.bindparam(name, value, untyped, expanding=isinstance(value, list | tuple))
+            for name, value in options.params.items()
+        )
+    )
+
+
+def _column(name: str | None) -> sa.ColumnClause[Any]:
+    return sa.column(quoted_name(name or "", True))
+
+
+def _condition(column: sa.ColumnClause[Any], part: Range) -> sa.ColumnElement[bool]:
+    untyped = sa.types.NullType()
+    inside = sa.and_(
+        sa.true(),
+        *([column >= sa.bindparam("etl_low", part.low, untyped)] if part.low is not None else []),
+        *([column < sa.bindparam("etl_high", part.high, untyped)] if part.high is not None else []),
+    )
+    return sa.or_(inside, column.is_(None)) if part.nulls else inside
+
+
+def _is_dividable(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+
+
+def _tables(inspector: sa.Inspector, schema: str | None) -> Sequence[str]:
+    return [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _translated(options: SqlOptions, dialect: Dialect) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise _explained(options, dialect, error.orig or error) from error
+    except sa.exc.SQLAlchemyError as error:
+        raise ConfigError(f"{options.uri}: {_hushed(error, options)}; check table, columns or query") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{options.uri}: holds text that is not in its declared encoding: {error}") from error
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise ConfigError(f"{options.uri}: url has an option that the driver does not know: {error}") from error
+
+
+def _explained(options: SqlOptions, dialect: Dialect, error: BaseException) -> EtlError:
+    kind, remedy = dialect.explain(error)
+    return kind(f"{options.uri}: {remedy} ({_hushed(error, options)})")
+
+
+def _hushed(error: BaseException, options: SqlOptions) -> str:
+    """The first line of what the driver says, without any secret of the url."""
+    said = error.args[1] if len(error.args) > 1 and isinstance(error.args[0], int) else error
+    text = (str(said).strip().splitlines() or [type(error).__name__])[0]
+    url = options.address
+    secrets = [url.password, *(value for name, value in url.query.items() if _SECRET.search(name))]
+    for secret in secrets:
+        if secret:
+            text = text.replace(str(secret), "***")
+    return redact(text)
