@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --h
     from etl.base import Extractor, Loader, Transformer
     from etl.bucket.posture import BucketPosture
     from etl.guard import Guard
+    from etl.incremental.step import NewRows
     from etl.learned.step import LearnedSchema
     from etl.loaders.s3 import S3Loader
     from etl.quarantine import Quarantine
@@ -44,7 +45,7 @@ class Pipeline:
     Either everything is published or nothing. ``max_rejects``: rows that may be rejected, a count or a share ("1%").
     ``posture``: what the bucket should be; a run warns, or stops, where it falls short. ``guard``: how much the table
     may differ from the last time; None: by default. ``schema``: the one of the transformers, if any, that the first run
-    teaches what the source holds.
+    teaches what the source holds. ``new_rows``: the first of them, in an incremental run; the run itself puts it there.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Pipeline:
     posture: BucketPosture | None = None
     guard: Guard | None = None
     schema: LearnedSchema | None = None
+    new_rows: NewRows | None = None
 
     @classmethod
     def from_file(cls, path: Path | str, overrides: Iterable[str] = ()) -> Pipeline:
@@ -81,7 +83,7 @@ class Pipeline:
         started = time.perf_counter()
         try:
             with locked(self.name):
-                self._run(report, force=force, dry_run=dry_run, accept=accept)
+                self._continued(force)._run(report, force=force, dry_run=dry_run, accept=accept)
         except EtlError as error:
             report.fail(error)
             log.debug("Where it failed:", exc_info=error)
@@ -98,6 +100,17 @@ class Pipeline:
                     yield what, step.check(), 0
             except EtlError as error:
                 yield what, str(error), error.exit_code
+
+    def _continued(self, force: bool) -> Pipeline:
+        """This pipeline from where what is published ends, if its file says ``[extract.incremental]``."""
+        from etl.incremental.options import incremental_of
+
+        if incremental_of(self.extractor) is None:
+            return self
+        from etl.incremental.step import continued
+
+        extractor, new_rows = continued(self.name, self.extractor, self.loader, force=force)
+        return replace(self, extractor=extractor, transformers=(new_rows, *self.transformers), new_rows=new_rows)
 
     def _run(self, report: RunReport, *, force: bool, dry_run: bool, accept: bool) -> None:
         from etl.recipe import recipe_of
@@ -207,9 +220,11 @@ class Pipeline:
 
     def _publish(self, run: Run, report: RunReport, receipt: Receipt, *, dry_run: bool) -> None:
         """Publish what was written: every row is accounted for, few were rejected, and the table has its shape."""
-        if dry_run:
+        if self.new_rows is not None:
+            run = self.new_rows.concluded(run, report.steps[1])
+        if dry_run or (self.new_rows is not None and not self.new_rows.has_news(run)):
             self.loader.abort([receipt])
-            report.status = "dry-run"
+            report.status = "dry-run" if dry_run else "unchanged"
             return
         with held_signals(), self.loader.blamed():
             report.published = self.loader.commit([receipt], run)

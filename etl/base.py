@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from etl.errors import EtlError, StorageError
+from etl.errors import ConfigError, EtlError, StorageError
 from etl.figures import Figures
 from etl.ledger import Account
 from etl.options import Options
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from etl.history import Replays
+    from etl.incremental.options import Cursor
 
 
 class Step(Options, ABC):
@@ -70,6 +71,8 @@ class Extractor(Step):
     MAY write   ``inspect()``: fetch what is needed and tell what the source is; a fingerprint makes re-runs free.
                 ``check()``: is the source reachable? One line of good news, or an error.
                 ``splits()``: independent smaller extractors that together read the same rows.
+                ``since(value)``: a copy that reads the rows whose ``incremental.column`` is ``value`` or more, or null;
+                a few more do no harm. It goes with an option ``incremental: IncrementalOption = None``.
     MUST NOT    override ``extract``.
     """
 
@@ -86,6 +89,9 @@ class Extractor(Step):
 
     def splits(self) -> Sequence[Extractor]:
         return [self]
+
+    def since(self, value: Cursor) -> Extractor:
+        raise ConfigError(f"{self.name} cannot read from a value on")
 
     @final
     def extract(self, account: Account | None = None) -> Iterator[DataFrame]:
@@ -165,6 +171,7 @@ class Loader(Step):
                 ``keep(name, path)``: store a small file (report, rejects) beside the data; its URI.
                 ``figures(live)``: what ``Receipt.figures`` was when that was published; else its report tells.
                 ``adds_rows()``: whether a run adds to what is published, instead of replacing it.
+                ``keeps_state()``: whether it commits ``Run.state`` with the rows that it adds, for the next run.
                 ``replays()``: how rows are added to what an earlier run published, if they can be.
                 ``kept(name)``: the content of such a file, or None; ``kept_names(folder)``: which there are.
     MUST NOT    override ``load``.
@@ -190,6 +197,9 @@ class Loader(Step):
         return json.loads(report).get("figures") if report else None
 
     def adds_rows(self) -> bool:
+        return False
+
+    def keeps_state(self) -> bool:
         return False
 
     def replays(self) -> Replays | None:

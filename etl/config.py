@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from etl.base import Extractor, Loader, Step, Transformer
 from etl.errors import ConfigError
 from etl.guard import Guard
+from etl.incremental.options import NEEDS_APPEND, incremental_of
 from etl.paths import PROJECT
 from etl.steps import did_you_mean, load_class
 
@@ -166,6 +167,8 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
         for number, item in enumerate(transforms)
     ]
     loader = _build_step(table.get("load"), "load", "loaders", Loader, problems)
+    if incremental_of(extractor) and loader is not None and not loader.keeps_state():
+        problems.add("extract.incremental", NEEDS_APPEND)
     posture = _build_posture(table.get("bucket"), loader, problems)
     guard = _build_table(table.get("guard", {}), "guard", Guard, problems) or Guard()
     schema = _build_schema(table.get("schema"), path, problems)
@@ -284,6 +287,8 @@ def _written(model: type[BaseModel], location: tuple[str, ...]) -> tuple[tuple[s
         names = getattr(inner, "model_fields", {})
         field = getattr(inner, "model_fields", {}).get(part)
         inner = field.annotation if field else next(reversed(get_args(inner)), None)
+        choices = [choice for choice in get_args(inner) if choice is not type(None)]
+        inner = choices[0] if len(choices) == 1 and type(None) in get_args(inner) else inner  # it may be left out
     return tuple(written), names
 
 

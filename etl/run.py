@@ -25,7 +25,9 @@ class Run:
     """One execution. ``id`` sorts by time; ``recipe`` identifies source, configuration and code
     together; ``force``: publish even what is live already; ``descriptions``: what the columns
     mean, as ``Transformer.describes`` gives it; ``replays``: the run whose rejected rows this one
-    takes through the steps again, to add them to what that run published."""
+    takes through the steps again, to add them to what that run published. ``state``: what the next
+    run needs to know, of one that adds what is new to what the run ``after`` published, and to
+    nothing else."""
 
     id: str
     pipeline: str
@@ -34,6 +36,8 @@ class Run:
     force: bool = False
     descriptions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     replays: str | None = None
+    state: Mapping[str, Any] | None = None
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Live:
     run_id: str | None = None
     recipe: str | None = None
     version_id: str | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fixtures: a clean environment, and a real S3 server (moto's, over HTTP) with a fresh bucket for each test."""
+"""Fixtures: a clean environment, a real S3 server (moto's, over HTTP) with a fresh bucket for each test, databases."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from tests.databases import Server
 
 settings.register_profile("etl", deadline=None, derandomize=True)
 settings.load_profile("etl")
@@ -87,3 +89,25 @@ def bucket(s3_url: str, clean_environment: None, monkeypatch: pytest.MonkeyPatch
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     return Bucket(name, client)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    from tests.databases import NoServerError, postgres_server
+
+    try:
+        with postgres_server() as server:
+            yield server
+    except NoServerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    from tests.databases import NoServerError, mariadb_server
+
+    try:
+        with mariadb_server() as server:
+            yield server
+    except NoServerError as error:
+        pytest.skip(str(error))

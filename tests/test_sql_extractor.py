@@ -41,31 +41,13 @@ from etl.paths import PROJECT
 from main import Pipeline
 from tests.conftest import Bucket
 from tests.contracts import ExtractorContract
-from tests.databases import PASSWORD, NoServerError, Server, mariadb_server, postgres_server
+from tests.databases import PASSWORD, Server
 
 NAMES = ["Castle", "Ümläut", None, "Spa ce", "X"]
 ODD = 'Odd "name" `of` 100% :x; DROP TABLE sets; --'
 INSERT_SETS = (
     "INSERT INTO sets VALUES (1, 10, 'Castle'), (2, NULL, 'Ümläut'), (3, -5, NULL), (4, 10, 'Spa ce'), (5, 7, 'X')"
 )
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
-    try:
-        with postgres_server() as server:
-            yield server
-    except NoServerError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[Server]:
-    try:
-        with mariadb_server() as server:
-            yield server
-    except NoServerError as error:
-        pytest.skip(str(error))
 
 
 def frame_of(extractor: SqlExtractor, account: Account | None = None) -> DataFrame:

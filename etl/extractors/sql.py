@@ -16,6 +16,7 @@ from etl.sql.options import SqlOptions
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from etl.incremental.options import Cursor
     from etl.sql.session import Range
 
 _FETCH_ROWS = 8_192  # a part of a large batch, lest its rows be in memory twice
@@ -55,7 +56,13 @@ class SqlExtractor(SqlOptions, Extractor):
             low, high = session.bounds()
         edges = [] if low is None else _edges(low, high, self.split_into)
         parts = zip([None, *edges], [*edges, None], strict=True)
-        return [self._split(Range(low, high, nulls=low is None)) for low, high in parts]
+        return [self._only(Range(self.split_on or "", low, high, nulls=low is None)) for low, high in parts]
+
+    def since(self, value: Cursor) -> Self:
+        from etl.sql.session import Range
+
+        column = self.incremental.column if self.incremental else ""
+        return self._only(Range(column, value, None, nulls=True))
 
     def read(self, account: Account) -> Iterator[DataFrame]:
         from etl.sql.session import open_session
@@ -65,10 +72,10 @@ class SqlExtractor(SqlOptions, Extractor):
         with open_session(self) as session, session.result(self._part, rows) as result:
             yield from numbered_frames(result.tables(account, rows), result.schema, self.batch_rows)
 
-    def _split(self, part: Range) -> Self:
-        split = self.model_copy()
-        split._part = part
-        return split
+    def _only(self, part: Range) -> Self:
+        copy = self.model_copy()
+        copy._part = part
+        return copy
 
 
 def _edges(low: Any, high: Any, parts: int) -> list[Any]:

@@ -89,6 +89,9 @@ class S3Loader(Loader, S3Options, History):
 
         return DatasetLayout(self, self.prefix).figures()
 
+    def keeps_state(self) -> bool:
+        return self.mode == "append"
+
     def adds_rows(self) -> bool:
         return self.mode == "append"
 

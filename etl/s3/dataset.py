@@ -52,7 +52,9 @@ class DatasetLayout:
 
     def live(self) -> Live | None:
         seen = self._catalog().look()
-        return None if seen is None else Live(self.loader.uri, seen.pointer.run_id, seen.pointer.recipe)
+        if seen is None:
+            return None
+        return Live(self.loader.uri, seen.pointer.run_id, seen.pointer.recipe, state=seen.pointer.state)
 
     def figures(self) -> dict[str, Any] | None:
         """Of the rows that the last run has added, replays aside."""
@@ -74,7 +76,8 @@ class DatasetLayout:
         if self._adds(run) and live is not None:
             _check_fits(shape, live, loader.uri)
         cut = Cut(loader.partition_by, loader.max_file_bytes, loader.max_file_rows, loader.spool_bytes)
-        with TemporaryDirectory(prefix="etl-") as folder, Sending(catalog, loader, run, live) as sending:
+        reusable = None if self._adds(run) else live  # or one file would stand for the rows of two runs
+        with TemporaryDirectory(prefix="etl-") as folder, Sending(catalog, loader, run, reusable) as sending:
             cutter = Cutter(schema, Path(folder), loader.file_format, loader, cut, run.descriptions)
             for part in cutter.parts(tables):
                 sending.add(part)
@@ -97,6 +100,8 @@ class DatasetLayout:
             return Published(*published)
         if any(receipt.detail["etag"] != (seen.etag if seen else None) for receipt in receipts):
             raise LostRace(f"lost race: another run has published to {self.loader.uri} meanwhile; run again")
+        if run.state is not None and run.after != (live.run_id if live else None):
+            raise LostRace(f"lost race: {self.loader.uri} is not what this run has continued any more; run again")
         if live is not None and not run.force and self._has(live, manifest, run):
             return Published(*published, changed=False)
         if self.loader.mode == "append" and live is not None and not run.force:
@@ -133,8 +138,10 @@ class DatasetLayout:
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
         figures = summed(receipt.figures for receipt in receipts)
         content, source = digest(files) if files else None, run.source.fingerprint
+        if run.state is not None:  # what is new is new, whatever it looks like
+            content, source = None, None
         share = Share(run.id, run.recipe, content, rows, size, source, run.replays, figures)
-        shares, kept = [share], []
+        shares, kept, state = [share], [], dict(run.state or {})
         if self._adds(run) and live is not None:
             _check_fits(shape, live, self.loader.uri)
             others = [old for old in live.shares if not _is_same(old, share)]  # with force, a run takes its own place
@@ -142,6 +149,7 @@ class DatasetLayout:
                 others = [replace(old, figures={}) for old in others]
             staying = {old.run_id for old in others}
             shares, kept = [*others, share], [file for file in live.files if file.run_id in staying]
+            state = {**live.state, **state}
         return Manifest(
             run_id=run.id,
             pipeline=run.pipeline,
@@ -155,6 +163,7 @@ class DatasetLayout:
             bytes=sum(old.bytes for old in shares),
             shares=tuple(shares),
             files=(*kept, *files),
+            state=state,
         )
 
     def _check_arrived(self, catalog: Catalog, manifest: Manifest, run: Run) -> None:

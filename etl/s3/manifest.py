@@ -46,6 +46,7 @@ class DataFile:
 class Share:
     """What one run added to a version. ``content`` is equal for equal files; None if the run had no rows to add.
 
+    An incremental run has no ``content``: its rows are new, though their files may be equal to older ones.
     ``source``: the fingerprint of what was read. ``replays``: the run whose rejected rows these are, mended.
     ``figures``: of the rows, as ``etl.figures`` counts them, kept for the last share only.
     """

@@ -52,6 +52,10 @@ class Dialect(ABC):
     def forms(self, cursor: Any, declared: Mapping[str, Any]) -> list[Form | None]:
         """The form of each column of a result; None if only the values tell. ``declared``: the catalogue's types."""
 
+    def at_least(self, column: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
+        """The condition that it is ``value`` or more; text goes by its characters, not by a language's order."""
+        return column >= given(value)
+
     def abandon(self, connection: Connection, cursor: Any) -> None:
         """Let go of a result that may not have been read to its end."""
         return
@@ -59,3 +63,8 @@ class Dialect(ABC):
     @abstractmethod
     def explain(self, error: BaseException) -> Explained:
         """The class of our error, and what to do about it."""
+
+
+def given(value: Any) -> sa.BindParameter[Any]:
+    """A value for a statement, of no type of ours: the database takes it as what it stands beside."""
+    return sa.bindparam("etl_value", value, sa.types.NullType(), unique=True)

@@ -19,6 +19,7 @@ _MOST_DIGITS = 76
 _DIGITS_OF_128_BITS = 38
 
 TEXT = form("text", pa.string(), str)
+OTHER = form("text", pa.string(), str)  # of a type that is no text, and has an order of its own, if any
 BYTES = form("bytes", pa.binary(), bytes)
 
 

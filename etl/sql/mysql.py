@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from etl.errors import AccessError, ConfigError, RetryLater, SourceError
 from etl.sql import forms as f
-from etl.sql.dialect import CHANGES_DATA, CONNECT_TIMEOUT_S, LOST, UNREACHABLE, Dialect, Explained
+from etl.sql.dialect import CHANGES_DATA, CONNECT_TIMEOUT_S, LOST, UNREACHABLE, Dialect, Explained, given
 from etl.tables.forms import Form
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class MySql(Dialect):
 
         return [form_of(field) for field in cursor._result.fields]  # what description leaves out is only there
 
+    def at_least(self, column: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
+        if isinstance(value, str):
+            return _utf8(column) >= _utf8(given(value))
+        return super().at_least(column, value)
+
     def abandon(self, connection: Connection, cursor: Any) -> None:
         unread = cursor._result
         if unread is not None:
@@ -63,6 +68,10 @@ class MySql(Dialect):
     def explain(self, error: BaseException) -> Explained:
         code = error.args[0] if error.args else None
         return next((news for codes, news in _MYSQL_CODES if code in codes), (SourceError, "the database refused"))
+
+
+def _utf8(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return sa.cast(sa.func.convert(text.op("USING")(sa.text("utf8mb4"))), sa.LargeBinary)
 
 
 _MYSQL_COLUMNS = sa.text(  # SQLAlchemy would give a name with a backtick in it wrongly

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, Self
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
 
+from etl.incremental.options import IncrementalOption
+from etl.options import Options
 from etl.steps import did_you_mean
 
 _DATABASES = {
@@ -23,10 +25,8 @@ _SCHEMES = "postgresql://, mysql://, mariadb:// or sqlite:///"
 _EXAMPLE = "postgresql://user:password@host:5432/database"
 
 
-class SqlOptions(BaseModel):
+class SqlOptions(Options):
     """Which database, and what of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: SecretStr = Field(description=f"The database: {_EXAMPLE}, mysql://..., mariadb://..., sqlite:///file.db")
     table: str | None = Field(default=None, min_length=1, description='The table or view, such as "public.orders".')
@@ -36,6 +36,7 @@ class SqlOptions(BaseModel):
     order_by: tuple[str, ...] = Field(
         default=(), description="Columns of the table to sort by: then the same rows give the same bytes."
     )
+    incremental: IncrementalOption = None
     split_on: str | None = Field(default=None, description="Integer, date or timestamp column by which to split.")
     split_into: PositiveInt = Field(default=1, le=1000, description="Number of splits.")
 
@@ -83,6 +84,8 @@ class SqlOptions(BaseModel):
             raise ValueError("columns and order_by are for a table; write them into the query")
         if self.split_into > 1 and self.split_on is None:
             raise ValueError("split_into needs split_on, the column by which to split")
+        if self.split_into > 1 and self.incremental is not None:
+            raise ValueError("incremental takes no splits: what changes between their snapshots would be missed")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 from etl.sql import forms as f
 from etl.sql.dialect import CHANGES_DATA, CONNECT_TIMEOUT_S, LOST, UNREACHABLE, Dialect, Explained
@@ -59,14 +61,17 @@ class PostgreSql(Dialect):
         def form_of(column: Any) -> Form:
             known = types.get(column.type_code)
             if known is None:
-                return f.TEXT
+                return f.OTHER
             if known.array_oid == column.type_code:
                 return f.array_form(_ELEMENTS.get(known.name, "text"))
             if known.name == "numeric":
-                return f.decimal_form(column.precision or 0, column.scale or 0) or f.TEXT
-            return _POSTGRES.get(known.name, f.TEXT)
+                return f.decimal_form(column.precision or 0, column.scale or 0) or f.OTHER
+            return _POSTGRES.get(known.name, f.OTHER)
 
         return [form_of(column) for column in cursor.description]
+
+    def at_least(self, column: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
+        return super().at_least(sa.collate(column, "C") if isinstance(value, str) else column, value)
 
     def explain(self, error: BaseException) -> Explained:
         state = getattr(error, "sqlstate", None)
@@ -95,6 +100,7 @@ _POSTGRES = {
     "timestamp": f.TIMESTAMP,
     "timestamptz": f.TIMESTAMP_ZONED,
     "bytea": f.BYTES,
+    **dict.fromkeys(("text", "varchar", "bpchar", "name"), f.TEXT),
 }
 _ELEMENTS = {
     **dict.fromkeys(("int2", "int4", "int8", "oid", "float4", "float8", "numeric"), "number"),

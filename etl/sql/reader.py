@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
-from etl.sql import forms as sql_forms
+from etl.sql.forms import OTHER, told_by
+from etl.steps import did_you_mean
 from etl.tables.numbered import with_numbers
 
 if TYPE_CHECKING:
     from sqlalchemy import CursorResult
 
+    from etl.incremental.options import Incremental
     from etl.ledger import Account
     from etl.tables.forms import Form
 
@@ -45,6 +47,17 @@ class Result:
         ]
         self.schema = pa.schema([(name, form.arrow) for name, form in zip(self.names, self._forms, strict=True)])
 
+    def check_cursor(self, incremental: Incremental) -> None:
+        """Raise ConfigError unless its columns are there, and the cursor's order is that of its values in Arrow."""
+        for name in (incremental.column, *incremental.key):
+            if name not in self.names:
+                raise ConfigError(f"incremental: {self._source} has no column {name!r}{did_you_mean(name, self.names)}")
+        if self._forms[self.names.index(incremental.column)] is OTHER:
+            raise ConfigError(
+                f"incremental.column: {incremental.column!r} has a type that is read as text, and sorted otherwise; "
+                "choose another column, or CAST it in a query"
+            )
+
     def tables(self, account: Account, fetch_rows: int) -> Iterator[pa.Table]:
         """Tables with row numbers; a row with a value that its type cannot hold is rejected."""
         first = 1
@@ -54,7 +67,7 @@ class Result:
 
     def _told_by(self, name: str, values: Sequence[Any]) -> Form:
         try:
-            return sql_forms.told_by(name, values)
+            return told_by(name, values)
         except ValueError as error:
             raise DataError(f"{self._source}: {error}; CAST it to one in the query") from error
 

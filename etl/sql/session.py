@@ -17,7 +17,7 @@ from sqlalchemy.sql import quoted_name
 from etl.errors import ConfigError, DataError, EtlError
 from etl.ledger import Account
 from etl.redact import redact
-from etl.sql.dialect import Dialect
+from etl.sql.dialect import Dialect, given
 from etl.sql.mysql import MySql
 from etl.sql.options import SqlOptions
 from etl.sql.postgres import PostgreSql
@@ -31,8 +31,9 @@ _DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSql(), "mysql": MySql(), "
 
 
 class Range(NamedTuple):
-    """The rows of one split: ``low <= column < high``, where these are not None; and with ``nulls``, those of null."""
+    """Some of the rows: ``low <= column < high``, where these are not None; and with ``nulls``, those of null."""
 
+    column: str
     low: Any
     high: Any
     nulls: bool
@@ -59,21 +60,22 @@ class Session:
         """The rows that the options ask for, or those of them in ``part``, fetched so many at a time."""
         options = self._options
         if options.query and part is None:
-            with self._executed(_bound(options), {}, fetch_rows) as result:
-                yield result
-            return
-        source, types = self._source()
-        columns: list[Any] = [_column(name) for name in options.columns or types] or [sa.text("*")]
-        statement = sa.select(*columns).select_from(source).order_by(*map(_column, options.order_by))
-        if part is not None:
-            statement = statement.where(_condition(_column(options.split_on), part))
+            statement: sa.Executable = _bound(options)
+            types: Mapping[str, Any] = {}
+        else:
+            source, types = self._source()
+            columns: list[Any] = [_column(name) for name in options.columns or types] or [sa.text("*")]
+            chosen = sa.select(*columns).select_from(source).order_by(*map(_column, options.order_by))
+            statement = chosen if part is None else chosen.where(self._condition(part))
         with self._executed(statement, types, fetch_rows) as result:
+            if options.incremental is not None:
+                result.check_cursor(options.incremental)
             yield result
 
     def bounds(self) -> tuple[Any, Any]:
         """The least and the greatest value of ``split_on``: numbers, dates or times, or None and None."""
         source, _ = self._source()
-        column = _column(self._options.split_on)
+        column = _column(self._options.split_on or "")
         statement = sa.select(sa.func.min(column).label("low"), sa.func.max(column).label("high")).select_from(source)
         with self._executed(statement, {}, 1) as result:
             kind = result.schema.field(0).type
@@ -95,6 +97,15 @@ class Session:
             yield Result(result, self._dialect.forms(cursor, types), self._options.uri)
         finally:
             self._dialect.abandon(self._connection, cursor)
+
+    def _condition(self, part: Range) -> sa.ColumnElement[bool]:
+        column = _column(part.column)
+        inside = sa.and_(
+            sa.true(),
+            *([self._dialect.at_least(column, part.low)] if part.low is not None else []),
+            *([column < given(part.high)] if part.high is not None else []),
+        )
+        return sa.or_(inside, column.is_(None)) if part.nulls else inside
 
     def _source(self) -> tuple[sa.FromClause, dict[str, Any]]:
         """What to select from, and the types of its columns as far as the catalogue has them."""
@@ -161,18 +172,8 @@ def _bound(options: SqlOptions) -> sa.TextClause:
     )
 
 
-def _column(name: str | None) -> sa.ColumnClause[Any]:
-    return sa.column(quoted_name(name or "", True))
-
-
-def _condition(column: sa.ColumnClause[Any], part: Range) -> sa.ColumnElement[bool]:
-    untyped = sa.types.NullType()
-    inside = sa.and_(
-        sa.true(),
-        *([column >= sa.bindparam("etl_low", part.low, untyped)] if part.low is not None else []),
-        *([column < sa.bindparam("etl_high", part.high, untyped)] if part.high is not None else []),
-    )
-    return sa.or_(inside, column.is_(None)) if part.nulls else inside
+def _column(name: str) -> sa.ColumnClause[Any]:
+    return sa.column(quoted_name(name, True))
 
 
 def _is_dividable(kind: pa.DataType) -> bool:

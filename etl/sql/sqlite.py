@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import types as sql
 
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 from etl.sql import forms as f
-from etl.sql.dialect import CHANGES_DATA, Dialect, Explained
+from etl.sql.dialect import CHANGES_DATA, Dialect, Explained, given
 from etl.tables.forms import Form
 
 
@@ -22,11 +25,21 @@ class SQLite(Dialect):
     def forms(self, cursor: Any, declared: Mapping[str, Any]) -> list[Form | None]:
         return [_sqlite_form(declared.get(column[0])) for column in cursor.description]
 
+    def at_least(self, column: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
+        """Times are text in one of several ways; what is no time is read, to be rejected."""
+        if isinstance(value, date):
+            read, low = (sa.func.strftime(_TO_THE_MILLISECOND, time) for time in (column, given(str(value))))
+            return sa.or_(read >= low, read.is_(None))
+        if isinstance(value, Decimal):
+            return column >= sa.cast(given(str(value)), sql.Numeric)
+        return super().at_least(sa.collate(column, "BINARY") if isinstance(value, str) else column, value)
+
     def explain(self, error: BaseException) -> Explained:
         name = getattr(error, "sqlite_errorname", "") or ""
         return next((news for start, news in _SQLITE_NAMES if name.startswith(start)), (SourceError, "SQLite refused"))
 
 
+_TO_THE_MILLISECOND = "%Y-%m-%d %H:%M:%f"
 _SQLITE_NAMES: tuple[tuple[str, Explained], ...] = (
     ("SQLITE_CANTOPEN", (SourceError, "the file cannot be opened; check its path in url")),
     ("SQLITE_NOTADB", (DataError, "the file is no SQLite database, or an encrypted one")),

@@ -1,0 +1,741 @@
+"""Incremental runs: what is new is published once, whatever fails between two runs; on real databases and S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas import DataFrame
+from pydantic import Field, ValidationError
+
+pytest.importorskip("sqlalchemy", reason="SqlExtractor needs SQLAlchemy: pip install SQLAlchemy")
+pytest.importorskip("psycopg", reason="its tests need psycopg: pip install 'psycopg[binary]'")
+pytest.importorskip("pymysql", reason="its tests need PyMySQL: pip install 'PyMySQL[rsa]'")
+
+import etl
+from etl.base import Transformer
+from etl.config import load_pipeline
+from etl.errors import ConfigError, DataError
+from etl.extractors.sql import SqlExtractor
+from etl.incremental.options import Incremental
+from etl.incremental.step import NewRows
+from etl.ledger import Account
+from etl.loaders.s3 import S3Loader
+from etl.paths import PROJECT
+from etl.report import RunReport
+from etl.run import Live, Run, Source, new_run_id
+from main import Pipeline
+from tests.conftest import Bucket
+from tests.contracts import TransformerContract
+from tests.databases import Server
+from tests.s3_front import Call, front_of
+
+NOON = "2026-01-31 12:00:00"
+
+
+# -- reading from databases -------------------------------------------------------------------------------------------
+
+
+class IncrementalContract(ABC):
+    """MUST write ``url``, ``run`` and ``TIME``. There is a table ``orders`` (id, name, updated_at) of three rows."""
+
+    TIME: str
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    @abstractmethod
+    def run(self, *statements: str) -> None: ...
+
+    @pytest.fixture(autouse=True)
+    def _orders(self, _database: None) -> None:
+        self.live: Live | None = None
+        self.table("orders", f"id INTEGER, name VARCHAR(20), updated_at {self.TIME}")
+        self.insert((1, "a", "2026-01-31 10:00:00"), (2, "b", NOON), (3, "c", NOON))
+
+    def table(self, name: str, columns: str) -> None:
+        self.run(f"DROP TABLE IF EXISTS {name}", f"CREATE TABLE {name} ({columns})")
+
+    def insert(self, *rows: Sequence[Any], table: str = "orders") -> None:
+        listed = (", ".join("NULL" if value is None else f"'{value}'" for value in row) for row in rows)
+        self.run(f"INSERT INTO {table} VALUES ({'), ('.join(listed)})")
+
+    def extractor(self, **options: Any) -> SqlExtractor:
+        """``options``: of the extractor, or else of its incremental table."""
+        own = {name: options.pop(name) for name in tuple(options) if name in SqlExtractor.model_fields}
+        what = {} if "query" in own else {"table": "orders"}
+        incremental = {"column": "updated_at", "key": ["id"], **options}
+        return SqlExtractor.model_validate({"url": self.url, "incremental": incremental, **what, **own})
+
+    def next_run(self, **options: Any) -> tuple[int, list[int]]:
+        """How many rows the next run reads, and which of them are new. Its state is kept for the one after it."""
+        extractor = self.extractor(**options)
+        assert extractor.incremental is not None
+        step = NewRows.after(self.live, "orders", extractor.incremental)
+        first = step.reads_from()
+        reading, sorting, found = Account("extract"), Account("new"), list[int]()
+        for batch in (extractor if first is None else extractor.since(first)).extract(reading):
+            found += step.transform(batch, sorting)["id"].tolist()
+        run = step.concluded(Run(new_run_id(), "orders", Source("test:")), sorting)
+        assert step.has_news(run) == (self.live is None or bool(found))
+        assert sorting.balances()
+        self.live = Live("test:", run.id, state=json.loads(json.dumps(run.state)))
+        return reading.rows_in, sorted(found)
+
+    def test_what_is_new_is_found(self) -> None:
+        assert self.next_run() == (3, [1, 2, 3])
+        assert self.next_run() == (2, [])
+        self.insert((4, "d", "2026-02-01"), (5, "e", "2026-02-02"))
+        assert self.next_run() == (4, [4, 5])
+        assert self.next_run() == (1, [])
+
+    def test_rows_of_the_same_instant_are_neither_lost_nor_doubled(self) -> None:
+        self.next_run()
+        self.insert((4, "d", NOON))
+        assert self.next_run() == (3, [4])
+        self.insert((5, "e", NOON))
+        assert self.next_run() == (4, [5])
+        assert self.next_run() == (4, [])
+
+    def test_late_rows_are_found_within_lag(self) -> None:
+        self.next_run(lag="1h")
+        self.insert((4, "late", "2026-01-31 11:00:00"), (5, "too late", "2026-01-31 10:59:59"))
+        assert self.next_run(lag="1h") == (3, [4])
+        self.insert((6, "new", "2026-01-31 13:00:00"), (7, "late", "2026-01-31 11:00:00"))
+        assert self.next_run(lag="1h") == (5, [6, 7])
+        self.insert((8, "late", NOON))
+        assert self.next_run(lag="1h") == (4, [8])
+
+    def test_another_lag_doubles_nothing(self) -> None:
+        self.next_run()
+        assert self.next_run(lag="1d") == (2, [])
+        self.insert((4, "d", "2026-01-31 13:00:00"))
+        assert self.next_run(lag="1d") == (3, [4])
+        assert self.next_run(lag="1d") == (3, [])
+        self.insert((5, "e", "2026-01-31 14:00:00"))
+        assert self.next_run() == (4, [5])
+        assert self.next_run() == (1, [])
+
+    def test_an_updated_row_comes_in_its_new_version(self) -> None:
+        self.next_run(lag="1d")
+        self.run("UPDATE orders SET name = 'new', updated_at = '2026-01-31 13:00:00' WHERE id = 2")
+        assert self.next_run(lag="1d") == (3, [2])
+        self.run("UPDATE orders SET name = 'same' WHERE id = 3")
+        assert self.next_run(lag="1d") == (3, [])
+
+    def test_rows_without_a_cursor_are_read_by_every_run(self) -> None:
+        self.insert((4, "d", None))
+        assert self.next_run() == (4, [1, 2, 3])
+        assert self.next_run(nulls="drop") == (3, [])
+
+    def test_the_first_run_begins_at_start(self) -> None:
+        options = {"start": datetime(2026, 1, 31, 11, tzinfo=UTC), "lag": "1d"}
+        assert self.next_run(**options) == (2, [2, 3])
+        assert self.next_run(**options) == (2, [])
+        self.insert((4, "d", "2026-02-01 11:30:00"))
+        assert self.next_run(**options) == (3, [4])
+
+    @pytest.mark.parametrize("start", [date(2026, 2, 1), datetime(2026, 2, 1)])  # noqa: DTZ001
+    def test_a_start_may_be_a_day_or_have_no_zone(self, start: date) -> None:
+        self.insert((4, "d", "2026-02-01"))
+        assert self.next_run(start=start) == (1, [4])
+
+    def test_queries_are_read_from_there_too(self) -> None:
+        query = "SELECT * FROM orders WHERE id <> 3"
+        self.next_run(query=query)
+        self.insert((4, "d", NOON), (5, "e", "2026-02-02"))
+        assert self.next_run(query=query) == (3, [4, 5])
+
+    @pytest.mark.parametrize("batch_rows", [1, 2])
+    def test_batches_of_any_size(self, batch_rows: int) -> None:
+        self.insert((4, "d", "2026-02-03"), (5, "e", NOON))
+        self.next_run(batch_rows=batch_rows, lag="3d")
+        self.insert((6, "f", NOON), (0, "g", "2026-02-04"))
+        assert self.next_run(batch_rows=batch_rows, lag="3d") == (7, [0, 6])
+
+    def test_a_date_in_the_future_hides_nothing(self) -> None:
+        self.insert((4, "mistyped", "2036-01-01"))
+        self.next_run()
+        assert self.next_run() == (1, [])
+        self.insert((5, "e", f"{datetime.now(UTC) + timedelta(days=300):%Y-%m-%d %H:%M:%S}"))
+        assert self.next_run() == (2, [5])
+
+    @pytest.mark.parametrize(
+        ("kind", "values"),
+        [
+            ("INTEGER", ["9", "10", "100"]),
+            ("BIGINT", ["-5", str(2**62), str(2**62 + 1)]),
+            ("DECIMAL(12,2)", ["9.90", "19.90", "100.00"]),
+            ("DATE", ["2026-01-30", "2026-01-31", "2026-10-01"]),
+            ("TIMESTAMP", [NOON, "2026-01-31 12:00:01", "2026-10-01 00:00:00"]),
+            ("VARCHAR(20)", ["B", "a", "é"]),  # as by their characters, whatever the database's language is
+        ],
+    )
+    def test_cursors_of_every_type(self, kind: str, values: list[str]) -> None:
+        self.table("typed", f"id INTEGER, c {kind}")
+        for place, value in enumerate(values):
+            ids = [2 * place, 2 * place + 1]
+            self.insert(*((number, value) for number in ids), table="typed")
+            assert self.next_run(table="typed", column="c") == (2 if place == 0 else 4, ids)
+            assert self.next_run(table="typed", column="c") == (2, [])
+
+
+class TestSqlite(IncrementalContract):
+    TIME = "TIMESTAMP"
+
+    @pytest.fixture
+    def _database(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "shop.db"
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    def run(self, *statements: str) -> None:
+        execute(self.path, *statements)
+
+    def test_times_may_be_written_in_several_ways(self) -> None:
+        self.next_run()
+        self.insert((4, "d", "2026-01-31T12:00:00"), (5, "e", "2026-02-01"), (6, "f", "2026-01-31T11:59:59.999"))
+        assert self.next_run() == (4, [4, 5])
+        self.insert((7, "g", "2026-02-01 00:00:00.000"))
+        assert self.next_run() == (2, [7])
+
+    def test_times_finer_than_the_database_compares_are_not_doubled(self) -> None:
+        self.insert((4, "d", "2026-02-01 00:00:00.000100"), (5, "e", "2026-02-01 00:00:00.000200"))
+        self.next_run()
+        assert self.next_run() == (2, [])
+        self.insert((6, "f", "2026-02-01 00:00:00.000300"))
+        assert self.next_run() == (3, [6])
+
+
+class TestPostgres(IncrementalContract):
+    TIME = "TIMESTAMPTZ"
+
+    @pytest.fixture
+    def _database(self, postgres: Server) -> None:
+        self.server = postgres
+
+    @property
+    def url(self) -> str:
+        return self.server.url()
+
+    def run(self, *statements: str) -> None:
+        self.server.run(*statements)
+
+    @pytest.mark.parametrize("kind", ["numeric", "uuid", "interval"])
+    def test_types_that_only_the_database_can_sort_are_refused(self, kind: str) -> None:
+        self.table("typed", f"id INTEGER, c {kind}")
+        for look in (self.next_run, lambda **options: self.extractor(**options).check()):
+            with pytest.raises(ConfigError, match="has a type that is read as text, and sorted otherwise"):
+                look(table="typed", column="c")
+
+    @pytest.mark.parametrize("option", [{"column": "updatet_at"}, {"key": ["id", "updatet_at"]}])
+    def test_columns_that_do_not_exist(self, option: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError, match="has no column 'updatet_at'; did you mean 'updated_at'"):
+            self.extractor(**option).check()
+
+
+@pytest.mark.slow
+class TestMariaDb(IncrementalContract):
+    TIME = "TIMESTAMP NULL"
+
+    @pytest.fixture
+    def _database(self, mariadb: Server) -> None:
+        self.server = mariadb
+
+    @property
+    def url(self) -> str:
+        return self.server.url()
+
+    def run(self, *statements: str) -> None:
+        self.server.run("SET time_zone = '+00:00'", *statements)
+
+    def test_unsigned_numbers(self) -> None:
+        self.table("typed", "id INTEGER, c BIGINT UNSIGNED")
+        self.insert((1, 0), (2, 2**64 - 2), table="typed")
+        assert self.next_run(table="typed", column="c", lag=10) == (2, [1, 2])
+        self.insert((3, 2**64 - 1), table="typed")
+        assert self.next_run(table="typed", column="c", lag=10) == (2, [3])
+
+
+def execute(path: Path, *statements: str) -> None:
+    with sqlite3.connect(path) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+# -- whole runs, with S3 ----------------------------------------------------------------------------------------------
+
+
+class Shop(ABC):
+    """MUST write ``url`` and ``run``. There is a table ``orders`` (id, updated_at) of three rows."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    @abstractmethod
+    def run(self, *statements: str) -> None: ...
+
+    @pytest.fixture(autouse=True)
+    def _orders(self, _database: None, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.run("DROP TABLE IF EXISTS orders", "CREATE TABLE orders (id INTEGER, updated_at TIMESTAMP)")
+        self.insert((1, "2026-01-31"), (2, NOON), (3, NOON))
+
+    def insert(self, *rows: tuple[int, str]) -> None:
+        self.run(f"INSERT INTO orders VALUES {', '.join(map(str, rows))}")
+
+    def pipeline(self, *transformers: Transformer, name: str = "orders", **options: Any) -> Pipeline:
+        incremental = {"column": "updated_at", "key": ["id"], **options}
+        extractor = SqlExtractor.model_validate({"url": self.url, "table": "orders", "incremental": incremental})
+        return Pipeline(name, extractor, transformers, self.loader(), max_rejects=10)
+
+    def loader(self) -> S3Loader:
+        return S3Loader(bucket=self.bucket.name, prefix="orders", mode="append")
+
+    def published(self) -> list[int]:
+        return sorted(etl.read_dataset(f"s3://{self.bucket.name}/orders/")["id"].tolist())
+
+    def test_what_is_new_is_added(self) -> None:
+        assert outcome(self.pipeline().run()) == ("published", 3, 3)
+        self.insert((4, "2026-02-01"), (5, "2026-02-02"))
+        report = self.pipeline().run()
+        assert outcome(report) == ("published", 4, 2)
+        assert report.steps[1].dropped == {"read by an earlier run": 2}
+        assert self.published() == [1, 2, 3, 4, 5]
+
+    def test_a_run_without_news_publishes_nothing_and_says_so(self) -> None:
+        self.pipeline().run()
+        before = self.bucket.objects()
+        report = self.pipeline().run()
+        assert outcome(report) == ("unchanged", 2, 0)
+        assert "unchanged" in report.summary()
+        assert "read 2 = published 0 + rejected 0 + dropped 2" in report.summary()
+        assert [key for key in self.bucket.objects() if key not in before] == [f"orders/_runs/{report.run_id}.json"]
+        assert len(self.bucket.versions("orders/_current.json")) == 1
+
+    def test_an_empty_table_is_published_and_continued(self) -> None:
+        self.run("DELETE FROM orders")
+        assert outcome(self.pipeline().run()) == ("published", 0, 0)
+        assert outcome(self.pipeline().run()) == ("unchanged", 0, 0)
+        self.insert((1, NOON))
+        assert outcome(self.pipeline().run()) == ("published", 1, 1)
+
+    def test_a_failed_run_does_not_advance(self) -> None:
+        self.pipeline().run()
+        self.insert((4, "2026-02-01"), (5, "2026-02-02"))
+        assert self.pipeline(Broken(id=5)).run().exit_code == 65
+        assert self.published() == [1, 2, 3]
+        assert outcome(self.pipeline().run()) == ("published", 4, 2)
+        assert self.published() == [1, 2, 3, 4, 5]
+
+    def test_a_dry_run_does_not_advance(self) -> None:
+        assert outcome(self.pipeline().run(dry_run=True)) == ("dry-run", 3, 3)
+        assert outcome(self.pipeline().run()) == ("published", 3, 3)
+
+    def test_rollback_takes_the_cursor_back(self) -> None:
+        first = self.pipeline().run()
+        self.insert((4, "2026-02-01"))
+        self.pipeline().run()
+        self.loader().rollback(first.run_id)
+        assert self.published() == [1, 2, 3]
+        self.insert((5, "2026-02-02"))
+        assert outcome(self.pipeline().run()) == ("published", 4, 2)
+        assert self.published() == [1, 2, 3, 4, 5]
+
+    def test_rows_without_a_cursor_are_rejected_with_a_reason(self) -> None:
+        self.run("INSERT INTO orders VALUES (4, NULL)")
+        report = self.pipeline().run()
+        assert outcome(report) == ("published", 4, 3)
+        assert report.steps[1].rejected == {"updated_at: null, so that no run can tell whether it is new": 1}
+        rejects = self.bucket.body(f"orders/_rejects/{report.run_id}.jsonl").decode()
+        assert json.loads(rejects.splitlines()[-1])["column"] == "updated_at"
+        report = self.pipeline(nulls="drop").run()
+        assert outcome(report) == ("unchanged", 3, 0)
+        assert report.steps[1].dropped == {"updated_at is null": 1, "read by an earlier run": 2}
+
+
+class TestShopOnSqlite(Shop):
+    @pytest.fixture
+    def _database(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "shop.db"
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    def run(self, *statements: str) -> None:
+        execute(self.path, *statements)
+
+    def test_rows_that_are_rejected_or_dropped_are_read_once(self) -> None:
+        outcome(self.pipeline(Without(id=3)).run())
+        assert outcome(self.pipeline(Without(id=3)).run()) == ("unchanged", 2, 0)
+        self.insert((3, "2026-02-01"))
+        report = self.pipeline(Without(id=3)).run()
+        assert outcome(report) == ("published", 3, 0)  # of its state: the next run need not read the row again
+        assert outcome(self.pipeline(Without(id=3)).run()) == ("unchanged", 1, 0)
+        assert self.published() == [1, 2]
+
+    def test_new_rows_that_look_like_old_ones_are_added(self) -> None:
+        """Once the cursor's column is left out, the files of two runs may be the same to the byte."""
+        only = Only(column="kind")
+        for day in ("2026-02-01", "2026-02-02"):
+            self.insert((4, day))
+            report = self.pipeline(only, start=date(2026, 2, 1)).run()
+            assert outcome(report)[::2] == ("published", 1)
+        files = etl.dataset_files(f"s3://{self.bucket.name}/orders/")
+        assert len(set(files)) == 2
+        assert len(etl.read_dataset(f"s3://{self.bucket.name}/orders/")) == 2
+
+    def test_two_pipelines_add_to_one_dataset(self) -> None:
+        self.pipeline(name="a").run()
+        assert outcome(self.pipeline(name="b").run(force=True)) == ("published", 3, 3)
+        assert outcome(self.pipeline(name="a").run()) == ("unchanged", 2, 0)
+        assert outcome(self.pipeline(name="b").run()) == ("unchanged", 2, 0)
+
+    def test_another_name_does_not_add_everything_again(self) -> None:
+        self.pipeline().run()
+        report = self.pipeline(name="renamed").run()
+        assert report.exit_code == 78
+        assert "holds no cursor of a pipeline 'renamed'" in report.summary()
+        assert self.published() == [1, 2, 3]
+
+    def test_who_adds_otherwise_leaves_the_cursor_alone(self) -> None:
+        self.pipeline().run()
+        self.insert((4, NOON))
+        by_hand = SqlExtractor.model_validate({"url": self.url, "table": "orders"})
+        assert outcome(Pipeline("by-hand", by_hand, [], self.loader()).run()) == ("published", 4, 4)
+        assert outcome(self.pipeline().run()) == ("published", 3, 1)
+
+    def test_a_run_that_was_overtaken_stops(self) -> None:
+        self.pipeline().run()
+        self.insert((4, "2026-02-01"))
+        overtaken = self.pipeline(Meanwhile(pipeline=self.pipeline(name="orders-elsewhere")))
+        report = overtaken.run()
+        assert report.exit_code == 75, report.error
+        assert "lost race" in report.summary()
+        assert self.published() == [1, 1, 2, 2, 3, 3, 4]
+
+    def test_another_column_or_key_is_refused(self) -> None:
+        self.pipeline().run()
+        report = self.pipeline(key=["updated_at"]).run()
+        assert report.exit_code == 78
+        assert "extract.incremental.key is ['updated_at'], and was ['id']" in report.summary()
+
+    def test_more_rows_than_the_state_may_hold_are_refused(self) -> None:
+        report = self.pipeline(max_window_rows=1).run()
+        assert report.exit_code == 65
+        assert "more than 1 rows have updated_at from 2026-01-31 12:00:00 on" in report.summary()
+        self.insert((4, "2026-02-01"))
+        assert outcome(self.pipeline(max_window_rows=1).run()) == ("published", 4, 4)
+
+    def test_a_lag_of_another_kind_is_refused(self) -> None:
+        report = self.pipeline(lag=5).run()
+        assert report.exit_code == 78
+        assert 'lag should be a time, such as "1h"; the values of updated_at are of kind timestamp' in report.summary()
+
+    def test_a_loader_that_replaces_is_refused(self) -> None:
+        pipeline = self.pipeline()
+        loader = S3Loader(bucket=self.bucket.name, prefix="orders")
+        report = Pipeline("orders", pipeline.extractor, [], loader).run()
+        assert report.exit_code == 78
+        assert 'S3Loader with prefix and mode = "append"' in report.summary()
+
+    @pytest.mark.slow
+    def test_killed_between_upload_and_commit(self, s3_url: str, tmp_path: Path) -> None:
+        self.pipeline().run()
+        self.insert((4, "2026-02-01"))
+        file = tmp_path / "orders.toml"
+        file.write_text(PIPELINE_FILE.format(url=self.url, bucket=self.bucket.name, load='prefix = "orders/"'))
+        with front_of(s3_url) as front:
+            process = subprocess.Popen(
+                [sys.executable, "main.py", "run", str(file), "--set", "load.mode=append"],
+                cwd=PROJECT,
+                env={**os.environ, "AWS_ENDPOINT_URL": front.url},
+            )
+
+            def is_the_commit(call: Call) -> bool:
+                if call.method == "PUT" and call.key.endswith("_current.json"):
+                    process.kill()
+                    return True
+                return False
+
+            front.refuse_if(is_the_commit, 503, "SlowDown")
+            assert process.wait() == -signal.SIGKILL
+        assert any("/_manifests/" in call.key for call in front.calls if call.method == "PUT")
+        assert self.published() == [1, 2, 3]
+        assert outcome(Pipeline.from_file(file, ["load.mode=append"]).run()) == ("published", 3, 1)
+        assert self.published() == [1, 2, 3, 4]
+
+
+class TestShopOnPostgres(Shop):
+    @pytest.fixture
+    def _database(self, postgres: Server) -> None:
+        self.server = postgres
+
+    @property
+    def url(self) -> str:
+        return self.server.url()
+
+    def run(self, *statements: str) -> None:
+        self.server.run(*statements)
+
+
+def outcome(report: RunReport) -> tuple[str, int, int]:
+    """How a run ended, how many rows it read, and how many it published."""
+    assert report.error is None, report.error
+    return report.status, report.steps[0].rows_in, report.steps[-1].rows_out
+
+
+class Broken(Transformer):
+    """Fails when it meets a row of this id."""
+
+    id: int = Field(description="The id.")
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        if (batch["id"] == self.id).any():
+            raise DataError(f"met {self.id}")
+        return batch
+
+
+class Without(Transformer):
+    """Drops the rows of this id."""
+
+    id: int = Field(description="The id.")
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        account.drop(batch["id"] == self.id, f"is {self.id}")
+        return batch
+
+
+class Only(Transformer):
+    """Leaves one column, of the same value in every row."""
+
+    column: str = Field(description="Its name.")
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        return batch[[]].assign(**{self.column: "order"})
+
+
+class Meanwhile(Transformer):
+    """Runs another pipeline before the first batch is through."""
+
+    pipeline: Any = Field(description="The other pipeline.")
+
+    def start(self) -> bool:
+        assert self.pipeline.run(force=True).status == "published"
+        return True
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        return batch
+
+
+# -- the step by itself -----------------------------------------------------------------------------------------------
+
+
+class TestNewRows(TransformerContract):
+    TIMES = (3, None, 5, 4, 9, 5, 1, 7)
+
+    def make(self) -> NewRows:
+        _, live = new_in([(3, 5), (6, 5), (7, 4)], None, KEYED, 100)
+        return NewRows.after(live, "p", KEYED)
+
+    def frame(self) -> DataFrame:
+        rows = pa.table({"id": range(1, 9), "at": pa.array(self.TIMES, pa.int64())})
+        return rows.to_pandas(types_mapper=pd.ArrowDtype).set_axis(range(1, 9), axis="index")
+
+    def test_what_was_read_is_dropped_and_what_is_new_stays(self) -> None:
+        result, account = self.run(3)
+        assert result.index.tolist() == [1, 4, 5, 7, 8]
+        assert account.dropped == {"read by an earlier run": 2}
+        assert account.rejected.total() == 1
+
+
+# -- any history ------------------------------------------------------------------------------------------------------
+
+KEYED = Incremental(column="at", key=("id",), lag=5)
+KEYLESS = Incremental(column="at", lag=5)
+
+
+def new_in(rows: list[tuple[int, int]], live: Live | None, options: Incremental, batch_rows: int) -> Any:
+    """What a run finds new in a table of (id, at), read in batches, and what is live after it."""
+    step = NewRows.after(live, "p", options)
+    first = step.reads_from()
+    account, found = Account("new"), list[tuple[int, int]]()
+    for start in range(0, len(rows) or 1, batch_rows):
+        part = rows[start : start + batch_rows]
+        numbers = pd.RangeIndex(start + 1, start + len(part) + 1)
+        types = pd.ArrowDtype(pa.int64())
+        batch = DataFrame(part, columns=["id", "at"], index=numbers).astype(types)
+        if isinstance(first, int):
+            batch = batch[batch["at"] >= first - 1]  # a source that is not exact
+        kept = step.transform(batch, account)
+        found += list(zip(kept["id"].tolist(), kept["at"].tolist(), strict=True))
+    run = step.concluded(Run(new_run_id(), "p", Source("test:")), account)
+    return found, Live("test:", run.id, state=json.loads(json.dumps(run.state)))
+
+
+@given(data=st.data(), batch_rows=st.sampled_from([1, 3, 100]), keyed=st.booleans())
+@settings(max_examples=40)
+def test_any_history_is_found_exactly_once(data: st.DataObject, batch_rows: int, keyed: bool) -> None:
+    """New rows, equal rows and updates, none later than lag: after each run all versions are there, each once."""
+    options = KEYED if keyed else KEYLESS
+    table: list[tuple[int, int]] = []
+    expected: Counter[tuple[int, int]] = Counter()
+    found: Counter[tuple[int, int]] = Counter()
+    live, reached, next_id = None, 0, 0
+    for _ in range(data.draw(st.integers(1, 6))):
+        for _ in range(data.draw(st.integers(0, 5))):
+            at = data.draw(st.integers(max(reached - 5, 0), reached + 8))
+            action = data.draw(st.sampled_from(["insert", "update", "repeat"]))
+            if action == "update" and table:
+                place = data.draw(st.integers(0, len(table) - 1))
+                if table[place][1] >= at:
+                    continue  # an update sets a later time
+                row = (table[place][0], at)
+                table[place] = row
+            elif action == "repeat" and not keyed and table and table[-1][1] >= reached - 5:
+                row = table[-1]
+                table.append(row)
+            else:
+                next_id += 1
+                row = (next_id, at)
+                table.append(row)
+        order = data.draw(st.permutations(table))
+        new, live = new_in(order, live, options, batch_rows)
+        found.update(new)
+        reached = max([reached, *(at for _, at in table)])
+        expected |= Counter(table)
+        assert found == expected
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+PIPELINE_FILE = """
+[extract]
+type = "SqlExtractor"
+url = "{url}"
+table = "orders"
+[extract.incremental]
+column = "updated_at"
+key = ["id"]
+[load]
+type = "S3Loader"
+bucket = "{bucket}"
+{load}
+"""
+
+
+@pytest.mark.parametrize("load", ['key = "orders.parquet"', 'prefix = "orders/"', 'prefix = "o/"\nmode = "replace"'])
+def test_config_refuses_loaders_that_keep_no_cursor(tmp_path: Path, load: str) -> None:
+    file = tmp_path / "orders.toml"
+    file.write_text(PIPELINE_FILE.format(url="sqlite:///shop.db", bucket="some-bucket", load=load))
+    with pytest.raises(ConfigError, match=r"extract\.incremental: only where .* S3Loader with prefix and mode"):
+        load_pipeline(file)
+
+
+def test_config_names_unknown_options(tmp_path: Path) -> None:
+    file = tmp_path / "orders.toml"
+    text = PIPELINE_FILE.format(url="sqlite:///shop.db", bucket="some-bucket", load='prefix = "o/"\nmode = "append"')
+    file.write_text(text.replace("column =", "colunm ="))
+    with pytest.raises(ConfigError, match=r"extract\.incremental\.colunm: unknown; did you mean 'column'"):
+        load_pipeline(file)
+
+
+def test_the_example_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_BUCKET", "some-bucket")
+    monkeypatch.setenv("DATABASE_URL", "postgres://user:password@host/db")
+    extractor = Pipeline.from_file(PROJECT / "pipelines" / "sql-incremental.toml").extractor
+    assert isinstance(extractor, SqlExtractor)
+    assert extractor.incremental == Incremental(column="updated_at", key=("id",), lag="1h")
+
+
+def test_splits_are_refused() -> None:
+    """Each has a snapshot of its own: a change between two of them would be missed, and the cursor be past it."""
+    options = {"url": "sqlite:///a.db", "table": "t", "split_on": "id", "split_into": 2}
+    with pytest.raises(ValidationError, match="takes no splits"):
+        SqlExtractor.model_validate({**options, "incremental": {"column": "at"}})
+
+
+def test_a_row_that_changed_while_the_run_read_is_read_again() -> None:
+    """It may have been read before it changed, by a source without a snapshot: the cursor stays where the run began."""
+    options = Incremental(column="at", key=("id",))
+    before = datetime.now(UTC)
+    step, account = NewRows.after(None, "p", options), Account("new")
+    during = [before - timedelta(hours=1), datetime.now(UTC) + timedelta(seconds=1)]
+    step.transform(pa.table({"id": [1, 2], "at": during}).to_pandas(types_mapper=pd.ArrowDtype), account)
+    run = step.concluded(Run(new_run_id(), "p", Source("test:")), account)
+    next_from = NewRows.after(Live("test:", run.id, state=run.state or {}), "p", options).reads_from()
+    assert isinstance(next_from, datetime)
+    assert before <= next_from <= during[1] - timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("lag", ["1 hour", "-1h", "h", -1, "1.5h"])
+def test_a_lag_is_a_time_or_a_number(lag: Any) -> None:
+    with pytest.raises(ValidationError):
+        Incremental(column="at", lag=lag)
+
+
+@pytest.mark.parametrize(
+    ("lag", "value", "expected"),
+    [
+        ("90s", datetime(2026, 1, 1, tzinfo=UTC), datetime(2025, 12, 31, 23, 58, 30, tzinfo=UTC)),
+        ("2d", date(2026, 1, 1), date(2025, 12, 30)),
+        ("1h", date(2026, 1, 1), date(2025, 12, 31)),
+        ("1w", date(1, 1, 2), date(1, 1, 1)),
+        (10, 7, -3),
+        (1, Decimal("1.5"), Decimal("0.5")),
+        (0, "text", "text"),
+    ],
+)
+def test_stepping_back(lag: Any, value: Any, expected: Any) -> None:
+    assert Incremental(column="at", lag=lag).before(value) == expected
+
+
+@pytest.mark.parametrize(("lag", "value"), [("1h", 5), (5, date(2026, 1, 1)), ("1h", "text"), (1, "text")])
+def test_stepping_back_by_another_kind(lag: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match="lag"):
+        Incremental(column="at", lag=lag).before(value)
+
+
+@pytest.mark.parametrize(
+    ("values", "start", "problem"),
+    [
+        ([1.5], None, "'at' is double; choose one of: integer"),
+        ([True], None, "'at' is bool; choose one of: integer"),
+        ([5], "2026-01-01", "has values of kind integer, which cannot be compared with '2026-01-01'"),
+        (["a"], 5, "has values of kind text, which cannot be compared with 5"),
+    ],
+)
+def test_values_without_an_order_are_refused(values: list[Any], start: Any, problem: str) -> None:
+    step = NewRows.after(None, "p", Incremental(column="at", start=start))
+    with pytest.raises(DataError, match=problem):
+        step.transform(pa.table({"at": values}).to_pandas(types_mapper=pd.ArrowDtype))
+
+
+def test_an_extractor_without_the_option_does_not_have_it(tmp_path: Path) -> None:
+    file = tmp_path / "zip.toml"
+    text = PIPELINE_FILE.format(url="https://x/y.zip", bucket="some-bucket", load='prefix = "o/"\nmode = "append"')
+    file.write_text(text.replace("SqlExtractor", "ZipUrlExtractor").replace('table = "orders"\n', ""))
+    with pytest.raises(ConfigError, match=r"extract\.incremental: unknown"):
+        load_pipeline(file)
