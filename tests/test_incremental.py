@@ -38,6 +38,7 @@ from etl.incremental.step import NewRows
 from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
 from etl.paths import PROJECT
+from etl.replay import replay
 from etl.report import RunReport
 from etl.run import Live, Run, Source, new_run_id
 from main import Pipeline
@@ -413,6 +414,18 @@ class TestShopOnSqlite(Shop):
         assert outcome(self.pipeline(name="a").run()) == ("unchanged", 2, 0)
         assert outcome(self.pipeline(name="b").run()) == ("unchanged", 2, 0)
 
+    def test_rows_that_are_replayed_leave_the_cursor_alone(self) -> None:
+        report = self.pipeline(Refusing(id=2)).run()
+        assert self.published() == [1, 3]
+        replayed = replay(self.pipeline(), report.run_id)
+        assert replayed is not None
+        assert replayed.status == "published", replayed.error
+        assert self.published() == [1, 2, 3]
+        assert outcome(self.pipeline().run()) == ("unchanged", 2, 0)
+        self.insert((4, "2026-02-01"))
+        assert outcome(self.pipeline().run()) == ("published", 3, 1)
+        assert self.published() == [1, 2, 3, 4]
+
     def test_another_name_does_not_add_everything_again(self) -> None:
         self.pipeline().run()
         report = self.pipeline(name="renamed").run()
@@ -515,6 +528,16 @@ class Broken(Transformer):
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         if (batch["id"] == self.id).any():
             raise DataError(f"met {self.id}")
+        return batch
+
+
+class Refusing(Transformer):
+    """Rejects the rows of this id."""
+
+    id: int = Field(description="The id.")
+
+    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+        account.reject(batch["id"] == self.id, f"is {self.id}")
         return batch
 
 
