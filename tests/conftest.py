@@ -15,6 +15,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+    from tests.s3_front import Front
+
 settings.register_profile("etl", deadline=None, derandomize=True)
 settings.load_profile("etl")
 
@@ -87,3 +89,13 @@ def bucket(s3_url: str, clean_environment: None, monkeypatch: pytest.MonkeyPatch
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     return Bucket(name, client)
+
+
+@pytest.fixture
+def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    """Between the code under test and the S3 server; the bucket's own client goes past it."""
+    from tests.s3_front import front_of
+
+    with front_of(s3_url) as front:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
+        yield front

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_NEEDED = ["main", "tests.warm"]
+
+
+def started(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """The process, which is forked from one that has imported what a run needs and nothing of a running test."""
+    _CONTEXT.set_forkserver_preload([function.__module__, *_NEEDED])
+    process = _CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def exit_code_of(function: Callable[..., None], *arguments: Any) -> int | None:
-    """0, or 1 if it raised, or minus the signal that killed it.
-
-    The process is forked from one that has imported what the function needs and nothing of a running test.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__, "etl.formats.encoders"])
-    process = context.Process(target=function, args=arguments)
-    process.start()
+    """0, or 1 if it raised, or minus the signal that killed it."""
+    process = started(function, *arguments)
     process.join(timeout=60)
     return process.exitcode

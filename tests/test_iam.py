@@ -21,7 +21,7 @@ from etl.loaders.s3 import S3Loader
 from etl.s3.options import MIB
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
-from tests.s3_front import Call, Front, front_of
+from tests.s3_front import Call, Front
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 OTHER_KEY = "arn:aws:kms:us-east-1:123456789012:key/ffffffff-12ab-34cd-56ef-1234567890ab"
@@ -162,13 +162,6 @@ def use_everything(loader: S3Loader, folder: Path) -> None:
     loader.rollback(oldest.run_id)
     loader.sweep(timedelta(0), apply=True)
     shortfalls(loader, BucketPosture())
-
-
-@pytest.fixture
-def front(s3_url: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    with front_of(s3_url) as front:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        yield front
 
 
 class TestRunning:

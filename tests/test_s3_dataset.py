@@ -31,7 +31,7 @@ from etl.s3.options import KIB, MIB
 from etl.s3.parts import NULL_FOLDER
 from tests.conftest import PROJECT, Bucket
 from tests.contracts import LoaderContract
-from tests.s3_front import Front, front_of
+from tests.s3_front import Front
 
 LONG_AGO = timedelta(days=1)
 NOW = timedelta(0)
@@ -127,14 +127,6 @@ class TestAppending(DatasetContract):
         loader = S3Loader(bucket=self.bucket.name, prefix="sales/", mode="append", **options)
         with pytest.raises(ConfigError, match=f"was written with {difference} = "):
             loader.load(self.batches(2), self.a_run(recipe="r2"))
-
-
-@pytest.fixture
-def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """Between the loader and the S3 server; the bucket's own client goes past it."""
-    with front_of(s3_url) as front:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        yield front
 
 
 class Dataset:

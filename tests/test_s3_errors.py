@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import re
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,7 @@ from etl.s3.client import s3_errors
 from etl.s3.store import Store
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
-from tests.s3_front import Front, front_of
-
-
-@pytest.fixture
-def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    with front_of(s3_url) as front:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        yield front
+from tests.s3_front import Front
 
 
 def explained(code: str, message: str = "", *, owner: str | None = None, headers: Any = None, **facts: str) -> EtlError:

@@ -23,7 +23,7 @@ from etl.run import Published, Receipt, Run
 from etl.s3.options import MIB
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
-from tests.s3_front import Call, Front, front_of
+from tests.s3_front import Call, Front
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/0d9f0b1c-1111-2222-3333-444455556666"
 
@@ -196,14 +196,6 @@ def test_null_and_empty_text_stay_apart_in_csv(bucket: Bucket) -> None:
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         S3Loader(**options)
-
-
-@pytest.fixture
-def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """Between the loader and the S3 server; the bucket's own client goes past it."""
-    with front_of(s3_url) as front:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        yield front
 
 
 def publish(loader: S3Loader, *numbers: int, **facts: Any) -> Published:

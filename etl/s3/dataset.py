@@ -87,7 +87,8 @@ class DatasetLayout:
 
     def commit(self, receipts: Sequence[Receipt], run: Run) -> Published:
         catalog = self._catalog()
-        seen = catalog.look()
+        # A pointer that could be read before must be readable now: not to see it is no lost race.
+        seen = catalog.pointer() if any(receipt.detail["etag"] for receipt in receipts) else catalog.look()
         live = catalog.manifest(seen.pointer.manifest) if seen else None
         manifest = self._manifest(receipts, run, seen, live)
         share = manifest.shares[-1]

@@ -91,15 +91,16 @@ class Store:
         """None if there is no such object, or if it cannot be told whether there is. A missing bucket is an error."""
         version = {"VersionId": version_id} if version_id else {}
         action = "s3:GetObjectVersion" if version else "s3:GetObject"
+        head = partial(self.call, action, key, self.client.head_object, Key=key, ChecksumMode="ENABLED", **version)
         try:
-            reply = self.call(action, key, self.client.head_object, Key=key, ChecksumMode="ENABLED", **version)
+            reply = head()
         except Missing:
             self.check_bucket()
             return None
         except Unexplained:
-            if self.look(key, Range="bytes=0-0") is not None:
-                raise
-            return None
+            if self.look(key, Range="bytes=0-0") is None:
+                return None
+            reply = head()  # who may GET may HEAD: whatever it was has passed
         return described(key, reply)
 
     def get(self, key: str, **more: Any) -> tuple[bytes, str] | None:
