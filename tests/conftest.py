@@ -21,6 +21,8 @@ settings.register_profile("etl", deadline=None, derandomize=True)
 settings.load_profile("etl")
 
 PROJECT = Path(__file__).parent.parent
+ACCESS_KEY = "AKIATESTTESTTESTTEST"
+SECRET = "a-secret-of-the-tests"
 _OURS = ("AWS_", "S3_", "LEGO_", "LOG_", "ETL_", "API_")
 
 
@@ -81,8 +83,8 @@ def bucket(s3_url: str, clean_environment: None, monkeypatch: pytest.MonkeyPatch
     import boto3
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-tests")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     client = boto3.client("s3")
     name = f"test-bucket-{next(_bucket_number)}"

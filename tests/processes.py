@@ -1,9 +1,10 @@
-"""Runs a function in a process that may be killed."""
+"""Runs functions in processes of their own, which may be killed."""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -17,6 +18,12 @@ def started(function: Callable[..., None], *arguments: Any) -> BaseProcess:
     process = _CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+def pool_of(count: int) -> ProcessPoolExecutor:
+    """As many processes, forked from the same one, that stay to run one function after another."""
+    _CONTEXT.set_forkserver_preload(_NEEDED)
+    return ProcessPoolExecutor(count, mp_context=_CONTEXT)
 
 
 def exit_code_of(function: Callable[..., None], *arguments: Any) -> int | None:

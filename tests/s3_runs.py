@@ -100,7 +100,11 @@ class Proof:
         return {entry["Key"] for entry in found.get("Contents", [])}
 
 
-def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+def exit_code_of_command(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """``python main.py``, for a process of its own."""
     os.environ.update(environment)
-    sys.exit(main(arguments))
+    return main(arguments)
+
+
+def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    sys.exit(exit_code_of_command(arguments, environment))

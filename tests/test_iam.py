@@ -211,6 +211,7 @@ class TestRunning:
             assert allows(policy, action, "arn:aws:s3:::box", {"s3:prefix": "lego/sets.parquet"})
             assert not allows(policy, action, "arn:aws:s3:::box", {"s3:prefix": "lego/"})
             assert not allows(policy, action, "arn:aws:s3:::box", {"s3:prefix": ""})
+            assert not allows(policy, action, "arn:aws:s3:::box", {})
 
     def test_wildcards_in_a_key_mean_themselves(self) -> None:
         policy = policies(loader_at("a*$.csv"))["run"]
@@ -271,7 +272,7 @@ class TestForm:
                 if statement["Sid"] != "Create":  # what is not there yet belongs to nobody
                     assert statement["Condition"]["StringEquals"] == {"s3:ResourceAccount": OWNER}
         names = next(each for each in owned["run"]["Statement"] if each["Sid"] == "Names")
-        assert "StringLikeIfExists" in names["Condition"]
+        assert "StringLike" in names["Condition"]
 
     def test_kms_only_where_a_key_is_named(self, place: str) -> None:
         assert "kms:" not in json.dumps(policies(loader_at(place, encryption="aws:kms")))

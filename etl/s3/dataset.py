@@ -117,7 +117,7 @@ class DatasetLayout:
     def check(self) -> str:
         """Prove that files can be written, and only under the conditions that keep two runs apart."""
         catalog = self._catalog()
-        catalog.store.check_bucket()
+        catalog.store.check_bucket(self.prefix)
         catalog.look()
         path = f"{DATA}_check-{token_hex(6)}"
         catalog.put_new(path, b"")

@@ -83,9 +83,9 @@ class Store:
 
     # -- looking --------------------------------------------------------------------------------------------------
 
-    def check_bucket(self) -> None:
-        """Raise unless the bucket exists and may be listed."""
-        self.call("s3:ListBucket", None, self.client.head_bucket)
+    def check_bucket(self, prefix: str) -> None:
+        """Raise unless the bucket exists and what begins with ``prefix`` may be listed."""
+        self.call("s3:ListBucket", None, self.client.list_objects_v2, Prefix=prefix, MaxKeys=1)
 
     def head(self, key: str, version_id: str | None = None) -> Stored | None:
         """None if there is no such object, or if it cannot be told whether there is. A missing bucket is an error."""
@@ -95,7 +95,7 @@ class Store:
         try:
             reply = head()
         except Missing:
-            self.check_bucket()
+            self.check_bucket(key)
             return None
         except Unexplained:
             if self.look(key, Range="bytes=0-0") is None:
@@ -108,7 +108,7 @@ class Store:
         try:
             return self.call("s3:GetObject", key, self._read, Key=key, **more)
         except Missing:
-            self.check_bucket()
+            self.check_bucket(key)
             return None
 
     def look(self, key: str, **more: Any) -> tuple[bytes, str] | None:
