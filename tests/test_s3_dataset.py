@@ -492,6 +492,15 @@ class TestRacing:
             dataset.publish(frame(2), recipe="r2")
         assert failure.value.exit_code == 77
 
+    def test_pointer_that_may_not_be_read_any_more(self, dataset: Dataset, front: Front) -> None:
+        """At the commit, when it could be read before: that is no lost race."""
+        dataset.publish(frame(1))
+        receipt, run = dataset.write(frame(2), recipe="r2")
+        front.refuse_if(lambda call: call.method == "GET" and call.key.endswith("_current.json"), 403, "AccessDenied")
+        with pytest.raises(EtlError, match="ask for the permission") as failure:
+            dataset.loader().commit([receipt], run)
+        assert failure.value.exit_code == 77
+
 
 class TestRepeating:
     """The same run again, after a success and after a failure."""

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from etl.base import Loader
 from etl.errors import ConfigError, EtlError, RetryLater
 from etl.loaders.s3 import S3Loader
+from etl.recipe import recipe_of
 from etl.run import Published, Receipt, Run
 from etl.s3.options import MIB
 from tests.conftest import Bucket
@@ -426,3 +427,28 @@ class TestHistory:
         self.loader.sweep(timedelta(0), apply=True)
         assert self.bucket.open_uploads() == []
         assert len(self.bucket.versions("a.csv")) == 3
+
+
+def test_a_run_makes_one_client(bucket: Bucket) -> None:
+    loader = S3Loader(bucket=bucket.name, key="a.csv")
+    with loader.connected():
+        client = loader.store().client
+        assert loader.store().client is client
+        assert loader.store(hurried=True).client is not client
+        with loader.connected():
+            assert loader.store().client is client
+    assert loader.store().client is not client
+    assert client not in vars(loader).values()
+
+
+def test_options_that_change_no_result_are_no_part_of_the_recipe() -> None:
+    plain = S3Loader(bucket="bucket", key="a.csv")
+    hasty = S3Loader(bucket="bucket", key="a.csv", deadline_s=1, parts_in_flight=1, part_bytes=9 * MIB, region="x")
+    source = LoaderContract.a_run().source
+    assert recipe_of(source, [plain]) == recipe_of(source, [hasty])
+    assert recipe_of(source, [plain]) != recipe_of(source, [S3Loader(bucket="bucket", key="b.csv")])
+
+
+def test_account_ids_may_come_as_numbers() -> None:
+    options: Any = {"bucket": "bucket", "key": "a.csv", "expected_bucket_owner": 123456789012}
+    assert S3Loader(**options).expected_bucket_owner == "123456789012"
