@@ -342,6 +342,22 @@ class TestRaces:
             self.commit(receipt, run)
         assert self.bucket.objects() == []
 
+    def test_conflict_that_ends_the_upload_is_for_the_next_run(self, front: Front) -> None:
+        """As S3 documents 409 for the completion of an upload: what was sent is gone."""
+        receipt, run = self.write(random_batches(10))
+
+        def conflict(call: Call) -> bool:
+            if call.method != "POST" or not (uploads := self.bucket.open_uploads()):
+                return False
+            upload = {"Key": "a.parquet", "UploadId": uploads[0]["UploadId"]}
+            self.bucket.client.abort_multipart_upload(Bucket=self.bucket.name, **upload)
+            return True
+
+        front.refuse_if(conflict, 409, "ConditionalRequestConflict")
+        with pytest.raises(RetryLater, match="the upload is gone"):
+            self.commit(receipt, run)
+        assert self.bucket.objects() == []
+
     def test_commit_aborts_what_killed_runs_left(self) -> None:
         stray = self.bucket.client.create_multipart_upload(Bucket=self.bucket.name, Key="a.parquet")
         other = self.bucket.client.create_multipart_upload(Bucket=self.bucket.name, Key="a.parquet.old")
