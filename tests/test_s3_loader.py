@@ -345,15 +345,9 @@ class TestRaces:
     def test_conflict_that_ends_the_upload_is_for_the_next_run(self, front: Front) -> None:
         """As S3 documents 409 for the completion of an upload: what was sent is gone."""
         receipt, run = self.write(random_batches(10))
-
-        def conflict(call: Call) -> bool:
-            if call.method != "POST" or not (uploads := self.bucket.open_uploads()):
-                return False
-            upload = {"Key": "a.parquet", "UploadId": uploads[0]["UploadId"]}
-            self.bucket.client.abort_multipart_upload(Bucket=self.bucket.name, **upload)
-            return True
-
-        front.refuse_if(conflict, 409, "ConditionalRequestConflict")
+        first = iter([True])
+        front.refuse_if(lambda call: call.method == "POST" and next(first, False), 409, "ConditionalRequestConflict")
+        front.refuse("POST", "uploadId", 404, "NoSuchUpload")
         with pytest.raises(RetryLater, match="the upload is gone"):
             self.commit(receipt, run)
         assert self.bucket.objects() == []
