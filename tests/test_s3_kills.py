@@ -21,17 +21,18 @@ from tests.s3_runs import Proof, run_command
 def kill(proof: Proof, place: str, front: Front, point: int, *, after: bool) -> None:
     """Run in a process that dies with the call number ``point``: before the S3 server hears of it, or after."""
     number = count(1)
-    pid: Future[int | None] = Future()
+    pid: Future[int] = Future()
 
     def strike(_: Call) -> bool:
         if next(number) != point:
             return False
-        os.kill(pid.result(timeout=60) or 0, signal.SIGKILL)
+        os.kill(pid.result(timeout=60), signal.SIGKILL)
         return True
 
     (front.lose_reply_if if after else front.reset_if)(strike)
     environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3_", "ETL_"))}
     process = started(run_command, proof.command(place), environment)
+    assert process.pid is not None
     pid.set_result(process.pid)
     process.join(60)
     front.forget_refusals()
