@@ -24,6 +24,10 @@ PIPELINE = """
 name = "proof"
 max_rejects = 1
 
+[guard]
+more_rows = "100000000%"
+columns = "allow"
+
 [extract]
 type = "FilesExtractor"
 path = "set on the command line"
