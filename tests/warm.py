@@ -13,7 +13,7 @@ import etl.s3.object
 import etl.s3.parts
 import etl.s3.sending
 import etl.s3.upload  # noqa: F401
-from etl.s3.client import _data_loader
+from etl.aws import _data_loader
 
 for kind in ("service-2", "endpoint-rule-set-1"):  # most of the time in which a client is made
     _data_loader().load_service_model("s3", kind)
