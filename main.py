@@ -81,15 +81,16 @@ class Pipeline:
         report = RunReport(new_run_id(), self.name, datetime.now(UTC).isoformat(timespec="seconds"), replays=replays)
         context.run_id = report.run_id
         started = time.perf_counter()
-        try:
-            with locked(self.name):
-                self._continued(force)._run(report, force=force, dry_run=dry_run, accept=accept)
-        except EtlError as error:
-            report.fail(error)
-            log.debug("Where it failed:", exc_info=error)
-        report.duration_s = time.perf_counter() - started
-        if report.steps and not dry_run:
-            self._keep_report(report)
+        with self.loader.connected():
+            try:
+                with locked(self.name):
+                    self._continued(force)._run(report, force=force, dry_run=dry_run, accept=accept)
+            except EtlError as error:
+                report.fail(error)
+                log.debug("Where it failed:", exc_info=error)
+            report.duration_s = time.perf_counter() - started
+            if report.steps and not dry_run:
+                self._keep_report(report)
         return report
 
     def check(self) -> Iterator[tuple[str, str, int]]:

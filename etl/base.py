@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -174,6 +174,7 @@ class Loader(Step):
                 ``keeps_state()``: whether it commits ``Run.state`` with the rows that it adds, for the next run.
                 ``replays()``: how rows are added to what an earlier run published, if they can be.
                 ``kept(name)``: the content of such a file, or None; ``kept_names(folder)``: which there are.
+                ``connected()``: a context around a run, whose calls can share a connection that is not in a field.
     MUST NOT    override ``load``.
     """
 
@@ -213,6 +214,9 @@ class Loader(Step):
 
     def kept_names(self, folder: str) -> list[str]:
         return []
+
+    def connected(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @final
     def load(self, batches: Iterable[DataFrame], run: Run, account: Account | None = None) -> Receipt:

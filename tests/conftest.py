@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from tests.databases import Server
+    from tests.s3_front import Front
 
 settings.register_profile("etl", deadline=None, derandomize=True)
 settings.load_profile("etl")
 
 PROJECT = Path(__file__).parent.parent
+ACCESS_KEY = "AKIATESTTESTTESTTEST"
+SECRET = "a-secret-of-the-tests"
 _OURS = ("AWS_", "S3_", "LEGO_", "LOG_", "ETL_", "API_", "DATABASE_")
 
 
@@ -81,8 +84,8 @@ def bucket(s3_url: str, clean_environment: None, monkeypatch: pytest.MonkeyPatch
     import boto3
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-tests")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     client = boto3.client("s3")
     name = f"test-bucket-{next(_bucket_number)}"
@@ -111,3 +114,13 @@ def mariadb() -> Iterator[Server]:
             yield server
     except NoServerError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    """Between the code under test and the S3 server; the bucket's own client goes past it."""
+    from tests.s3_front import front_of
+
+    with front_of(s3_url) as front:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
+        yield front

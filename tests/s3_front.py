@@ -1,7 +1,8 @@
-"""A server in front of the S3 server: it writes down every call, passes it on, and refuses those it is told to.
+"""A server in front of the S3 server: it writes down every call, passes it on, and does to it what it is told to.
 
 with front_of(s3_url) as front:
     front.refuse("GET", "policy", 403, "AccessDenied")
+    front.lose_reply_if(lambda call: call.method == "PUT")
     S3Loader(...)  # with AWS_ENDPOINT_URL = front.url
     assert front.calls[0].method == "HEAD"
 """
@@ -9,15 +10,20 @@ with front_of(s3_url) as front:
 from __future__ import annotations
 
 import http.client
+import socket
+import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _POLL_S = 0.02
 _OF_THE_CONNECTION = {"connection", "transfer-encoding", "content-length"}
+_CLOSE_WITH_A_RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,13 @@ class Call:
     def writes(self) -> bool:
         return self.method in ("PUT", "POST", "DELETE")
 
+    def __str__(self) -> str:
+        query = "&".join(name for name in self.query if name not in ("x-id", "list-type"))
+        return f"{self.method} {self.key or self.bucket}{'?' if query else ''}{query}"
+
+
+Wanted = Callable[[Call], bool]
+
 
 class Front:
     """``calls``: in the order of their arrival. ``hidden``: names of headers, in lower case, that are not passed on."""
@@ -44,21 +57,31 @@ class Front:
         self.calls: list[Call] = []
         self.hidden: set[str] = set()
         self._refusals: dict[tuple[str, str], tuple[int, bytes]] = {}
-        self._conditions: list[tuple[Callable[[Call], bool], tuple[int, bytes]]] = []
+        self._conditions: list[tuple[Wanted, tuple[int, bytes]]] = []
+        self._resets: list[Wanted] = []
+        self._losses: list[Wanted] = []
 
     def refuse(self, method: str, query_name: str, status: int, code: str = "", body: str | None = None) -> None:
         """Answer calls with this name in their query (``""``: with none) by an error, or by ``body`` as it is."""
         text = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>" if body is None else body
         self._refusals[method, query_name] = status, text.encode()
 
-    def refuse_if(self, wanted: Callable[[Call], bool], status: int, code: str) -> None:
+    def refuse_if(self, wanted: Wanted, status: int, code: str) -> None:
         """Answer the calls that are ``wanted`` by an error."""
         text = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
         self._conditions.append((wanted, (status, text.encode())))
 
+    def reset_if(self, wanted: Wanted) -> None:
+        """Break the connection of the calls that are ``wanted``; the S3 server hears nothing of them."""
+        self._resets.append(wanted)
+
+    def lose_reply_if(self, wanted: Wanted) -> None:
+        """Let the calls that are ``wanted`` take effect, and break the connection before the reply."""
+        self._losses.append(wanted)
+
     def forget_refusals(self) -> None:
-        self._refusals.clear()
-        self._conditions.clear()
+        for each in (self._refusals, self._conditions, self._resets, self._losses):
+            each.clear()
 
     def refusal(self, call: Call) -> tuple[int, bytes] | None:
         for wanted, answer in self._conditions:
@@ -69,6 +92,12 @@ class Front:
                 return found
         return None
 
+    def resets(self, call: Call) -> bool:
+        return any(wanted(call) for wanted in self._resets)
+
+    def loses_reply(self, call: Call) -> bool:
+        return any(wanted(call) for wanted in self._losses)
+
 
 @contextmanager
 def front_of(s3_url: str) -> Iterator[Front]:
@@ -77,14 +106,21 @@ def front_of(s3_url: str) -> Iterator[Front]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else a reply in two pieces waits 40 ms between them
 
         def handle_call(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # whoever sent it is dead
             place = urlsplit(self.path)
             _, bucket, *key = place.path.split("/", 2)
             query = {name: values[0] for name, values in parse_qs(place.query, keep_blank_values=True).items()}
             call = Call(self.command, bucket, unquote("".join(key)), query, dict(self.headers), body)
             front.calls.append(call)
+            if front.resets(call):
+                self._break()
+                return
             if refusal := front.refusal(call):
                 self._answer(refusal[0], {}, refusal[1])
                 return
@@ -95,8 +131,11 @@ def front_of(s3_url: str) -> Iterator[Front]:
                 connection.request(self.command, self.path, body, passed_on)
                 reply = connection.getresponse()
                 content = reply.read()
-            self._answer(reply.status, dict(reply.getheaders()), content)
             connection.close()
+            if front.loses_reply(call):
+                self._break()
+                return
+            self._answer(reply.status, dict(reply.getheaders()), content)
 
         def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
             self.send_response_only(status)
@@ -109,13 +148,17 @@ def front_of(s3_url: str) -> Iterator[Front]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
+        def _break(self) -> None:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_WITH_A_RESET)
+            self.connection.close()
+            self.close_connection = True
+
         def log_message(self, *_arguments: object) -> None:
             return None
 
     for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
         setattr(Handler, f"do_{method}", Handler.handle_call)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     front = Front(f"http://127.0.0.1:{server.server_port}")
     threading.Thread(target=server.serve_forever, args=[_POLL_S], daemon=True).start()
     try:
@@ -123,3 +166,11 @@ def front_of(s3_url: str) -> Iterator[Front]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # that is a caller who is dead or has been cut off
+            super().handle_error(request, client_address)

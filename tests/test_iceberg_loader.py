@@ -33,7 +33,7 @@ from etl.base import Loader
 from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater
 from etl.formats.options import ParquetOptions
 from etl.iceberg.catalog import IcebergCatalog, iceberg_errors
-from etl.iceberg.files import DataFiles, storable
+from etl.iceberg.files import DataFiles
 from etl.loaders.iceberg import IcebergLoader
 from etl.steps import load_class
 from main import Pipeline
@@ -352,11 +352,13 @@ def test_times_are_stored_in_microseconds_and_utc(iceberg: Iceberg) -> None:
 
 
 def test_columns_are_documented(iceberg: Iceberg) -> None:
-    meanings = {"price": {"description": "Price at launch", "unit": "US dollars"}, "name": {"description": "Name"}}
-    table = pa.table({"price": [1.0], "name": ["a"], "other": ["b"]})
-    schema = storable(table.schema, meanings)
-    documented = iceberg.loader._begin(iceberg.loader.catalog.open(), schema).table_metadata.schema()
-    assert [field.doc for field in documented.fields] == ["Price at launch (US dollars)", "Name", None]
+    """Those of a new table, and those that are added to one."""
+    meanings = {"number": {"description": "How many", "unit": "bricks"}, "price": {"description": "At launch"}}
+    iceberg.options = {"schema_changes": "add"}
+    for columns in (frame(1), frame(2).assign(price=1.5)):
+        iceberg.publish(columns, descriptions=meanings)
+    documented = {field.name: field.doc for field in iceberg.table.schema().fields}
+    assert documented == {"number": "How many (bricks)", "text": None, "price": "At launch"}
 
 
 @pytest.mark.parametrize("values", [[timedelta(days=1)], [None]])

@@ -31,7 +31,7 @@ from etl.s3.options import KIB, MIB
 from etl.s3.parts import NULL_FOLDER
 from tests.conftest import PROJECT, Bucket
 from tests.contracts import LoaderContract
-from tests.s3_front import Front, front_of
+from tests.s3_front import Front
 
 LONG_AGO = timedelta(days=1)
 NOW = timedelta(0)
@@ -127,14 +127,6 @@ class TestAppending(DatasetContract):
         loader = S3Loader(bucket=self.bucket.name, prefix="sales/", mode="append", **options)
         with pytest.raises(ConfigError, match=f"was written with {difference} = "):
             loader.load(self.batches(2), self.a_run(recipe="r2"))
-
-
-@pytest.fixture
-def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """Between the loader and the S3 server; the bucket's own client goes past it."""
-    with front_of(s3_url) as front:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        yield front
 
 
 class Dataset:
@@ -498,6 +490,15 @@ class TestRacing:
         front.refuse_if(lambda call: call.method == "GET" and call.key.endswith(".json"), 403, "AccessDenied")
         with pytest.raises(EtlError, match="may not be read: ask for s3:GetObject") as failure:
             dataset.publish(frame(2), recipe="r2")
+        assert failure.value.exit_code == 77
+
+    def test_pointer_that_may_not_be_read_any_more(self, dataset: Dataset, front: Front) -> None:
+        """At the commit, when it could be read before: that is no lost race."""
+        dataset.publish(frame(1))
+        receipt, run = dataset.write(frame(2), recipe="r2")
+        front.refuse_if(lambda call: call.method == "GET" and call.key.endswith("_current.json"), 403, "AccessDenied")
+        with pytest.raises(EtlError, match="ask for the permission") as failure:
+            dataset.loader().commit([receipt], run)
         assert failure.value.exit_code == 77
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import re
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,7 @@ from etl.s3.client import s3_errors
 from etl.s3.store import Store
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
-from tests.s3_front import Front, front_of
-
-
-@pytest.fixture
-def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    with front_of(s3_url) as front:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        yield front
+from tests.s3_front import Front
 
 
 def explained(code: str, message: str = "", *, owner: str | None = None, headers: Any = None, **facts: str) -> EtlError:
@@ -155,6 +147,16 @@ def test_head_is_explained_by_a_get(
         S3Loader(bucket=bucket.name, key="a.csv").live()
 
 
+def test_head_that_is_refused_once_is_tried_again(bucket: Bucket, front: Front) -> None:
+    """Whoever may GET may HEAD, too: it was something that has passed."""
+    publish(S3Loader(bucket=bucket.name, key="a.csv"))
+    refusals = iter(range(1))
+    front.refuse_if(lambda call: call.method == "HEAD" and next(refusals, None) is not None, 400, "RequestTimeout")
+    live = S3Loader(bucket=bucket.name, key="a.csv").live()
+    assert live is not None
+    assert live.recipe == "r1"
+
+
 def test_object_that_may_not_be_looked_at_counts_as_missing(
     bucket: Bucket, front: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,9 +164,13 @@ def test_object_that_may_not_be_looked_at_counts_as_missing(
     loader = S3Loader(bucket=bucket.name, key="a.csv")
     assert loader.live() is None
     assert "as if nothing were there yet" in caplog.text
+    publish(loader)
+    assert bucket.objects() == ["a.csv"]
+
+
+def publish(loader: S3Loader) -> None:
     run = LoaderContract.a_run()
     loader.commit([loader.load(LoaderContract.batches(1), run)], run)
-    assert bucket.objects() == ["a.csv"]
 
 
 def test_unreachable_server_is_for_later(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

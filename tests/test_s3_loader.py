@@ -19,11 +19,12 @@ from pydantic import ValidationError
 from etl.base import Loader
 from etl.errors import ConfigError, EtlError, RetryLater
 from etl.loaders.s3 import S3Loader
+from etl.recipe import recipe_of
 from etl.run import Published, Receipt, Run
 from etl.s3.options import MIB
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
-from tests.s3_front import Call, Front, front_of
+from tests.s3_front import Call, Front
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/0d9f0b1c-1111-2222-3333-444455556666"
 
@@ -198,14 +199,6 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         S3Loader(**options)
 
 
-@pytest.fixture
-def front(bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    """Between the loader and the S3 server; the bucket's own client goes past it."""
-    with front_of(s3_url) as front:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        yield front
-
-
 def publish(loader: S3Loader, *numbers: int, **facts: Any) -> Published:
     run = LoaderContract.a_run(**facts)
     return loader.commit([loader.load(LoaderContract.batches(*numbers), run)], run)
@@ -349,6 +342,16 @@ class TestRaces:
             self.commit(receipt, run)
         assert self.bucket.objects() == []
 
+    def test_conflict_that_ends_the_upload_is_for_the_next_run(self, front: Front) -> None:
+        """As S3 documents 409 for the completion of an upload: what was sent is gone."""
+        receipt, run = self.write(random_batches(10))
+        first = iter([True])
+        front.refuse_if(lambda call: call.method == "POST" and next(first, False), 409, "ConditionalRequestConflict")
+        front.refuse("POST", "uploadId", 404, "NoSuchUpload")
+        with pytest.raises(RetryLater, match="the upload is gone"):
+            self.commit(receipt, run)
+        assert self.bucket.objects() == []
+
     def test_commit_aborts_what_killed_runs_left(self) -> None:
         stray = self.bucket.client.create_multipart_upload(Bucket=self.bucket.name, Key="a.parquet")
         other = self.bucket.client.create_multipart_upload(Bucket=self.bucket.name, Key="a.parquet.old")
@@ -434,3 +437,28 @@ class TestHistory:
         self.loader.sweep(timedelta(0), apply=True)
         assert self.bucket.open_uploads() == []
         assert len(self.bucket.versions("a.csv")) == 3
+
+
+def test_a_run_makes_one_client(bucket: Bucket) -> None:
+    loader = S3Loader(bucket=bucket.name, key="a.csv")
+    with loader.connected():
+        client = loader.store().client
+        assert loader.store().client is client
+        assert loader.store(hurried=True).client is not client
+        with loader.connected():
+            assert loader.store().client is client
+    assert loader.store().client is not client
+    assert client not in vars(loader).values()
+
+
+def test_options_that_change_no_result_are_no_part_of_the_recipe() -> None:
+    plain = S3Loader(bucket="bucket", key="a.csv")
+    hasty = S3Loader(bucket="bucket", key="a.csv", deadline_s=1, parts_in_flight=1, part_bytes=9 * MIB, region="x")
+    source = LoaderContract.a_run().source
+    assert recipe_of(source, [plain]) == recipe_of(source, [hasty])
+    assert recipe_of(source, [plain]) != recipe_of(source, [S3Loader(bucket="bucket", key="b.csv")])
+
+
+def test_account_ids_may_come_as_numbers() -> None:
+    options: Any = {"bucket": "bucket", "key": "a.csv", "expected_bucket_owner": 123456789012}
+    assert S3Loader(**options).expected_bucket_owner == "123456789012"

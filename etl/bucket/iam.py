@@ -40,12 +40,12 @@ def run_policy(place: Place, posture: BucketPosture, loader: S3Loader) -> Policy
         objects += ["s3:PutObjectAcl"]
     within = [f"{place.pattern}*"] if place.is_dataset else [place.entry, *place.reports]
     arns = [place.arn(path) for path in within]
-    names = {"StringLikeIfExists": {"s3:prefix": within}}
+    names = {"StringLike": {"s3:prefix": within}}
     looks = [setting.look for setting in SETTINGS]
 
     statements = [
         _allow("Objects", objects, arns),
-        # HEAD of the bucket names no prefix. A missing object is told from a forbidden one by its own key as prefix.
+        # Also how S3 tells a missing object from a forbidden one: by its own key as prefix.
         _allow("Names", ["s3:ListBucket"], [place.arn()], names),
         _allow("Uploads", ["s3:ListBucketMultipartUploads"], [place.arn()]),
         _allow("Posture", looks, [place.arn()]),

@@ -91,7 +91,7 @@ class IcebergLoader(Loader):
             if self.mode == "upsert":
                 batches = self._with_unique_keys(batches, stack.enter_context(KeyIndex()))
             incoming, tables = arrow_tables(batches)
-            incoming = storable(incoming)
+            incoming = storable(incoming, run.descriptions)
             transaction = self._begin(self.catalog.open(), incoming)
             files = DataFiles(transaction, _stem(run), self.parquet, self.max_file_bytes)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ class S3Loader(Loader, S3Options, History):
         return f"s3://{self.bucket}/{self.key or self.prefix}"
 
     def store(self, *, hurried: bool = False) -> Store:
-        """A new connection to the bucket."""
+        """The bucket, with a connection of its own unless it is ``connected``."""
         from etl.s3.store import Store
 
         return Store(
@@ -57,6 +58,11 @@ class S3Loader(Loader, S3Options, History):
             "Metadata": {**self.metadata, **{f"etl-{name}": _ascii(value) for name, value in ours.items() if value}},
         }
         return {name: value for name, value in options.items() if value}
+
+    def connected(self) -> AbstractContextManager[None]:
+        from etl.s3.client import shared_clients
+
+        return shared_clients()
 
     def live(self) -> Live | None:
         return self._layout().live()

@@ -24,6 +24,7 @@ _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 
 _may_retry: ContextVar[Callable[[], bool]] = ContextVar("may_retry")
+_shared: ContextVar[dict[object, S3Client] | None] = ContextVar("shared", default=None)
 
 
 class Unavailable(RetryLater):
@@ -128,8 +129,31 @@ _EXCEPTIONS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
 )
 
 
+@contextmanager
+def shared_clients() -> Iterator[None]:
+    """Inside the block, and in blocks within it, equal clients are made once: that saves time and connections."""
+    if _shared.get() is not None:
+        yield
+        return
+    clients: dict[object, S3Client] = {}
+    token = _shared.set(clients)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+        for client in clients.values():
+            client.close()
+
+
 def make_client(region: str | None = None, *, attempts: int = _ATTEMPTS, timeout_s: int = _READ_TIMEOUT_S) -> S3Client:
     """A client that finds credentials, region and endpoint (``AWS_ENDPOINT_URL``) as boto3 and the AWS tools do."""
+    clients, options = _shared.get(), (region, attempts, timeout_s)
+    if clients is None:
+        return _new_client(*options)
+    return clients.get(options) or clients.setdefault(options, _new_client(*options))
+
+
+def _new_client(region: str | None, attempts: int, timeout_s: int) -> S3Client:
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=min(_CONNECT_TIMEOUT_S, timeout_s),

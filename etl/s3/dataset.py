@@ -90,7 +90,8 @@ class DatasetLayout:
 
     def commit(self, receipts: Sequence[Receipt], run: Run) -> Published:
         catalog = self._catalog()
-        seen = catalog.look()
+        # A pointer that could be read before must be readable now: not to see it is no lost race.
+        seen = catalog.pointer() if any(receipt.detail["etag"] for receipt in receipts) else catalog.look()
         live = catalog.manifest(seen.pointer.manifest) if seen else None
         manifest = self._manifest(receipts, run, seen, live)
         share = manifest.shares[-1]
@@ -121,7 +122,7 @@ class DatasetLayout:
     def check(self) -> str:
         """Prove that files can be written, and only under the conditions that keep two runs apart."""
         catalog = self._catalog()
-        catalog.store.check_bucket()
+        catalog.store.check_bucket(self.prefix)
         catalog.look()
         path = f"{DATA}_check-{token_hex(6)}"
         catalog.put_new(path, b"")

@@ -95,7 +95,7 @@ class ObjectLayout:
     def check(self) -> str:
         """Prove that an object could be written, without writing one: start an upload and abort it."""
         store = self.loader.store()
-        store.check_bucket()
+        store.check_bucket(self.key)
         store.abort_upload(self.key, store.start_upload(self.key))
         return f"may write to {self.loader.uri}"
 

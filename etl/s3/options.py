@@ -33,7 +33,7 @@ StorageClass = Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIE
 
 
 class S3Options(FormatOptions):
-    """Declared and checked; nothing here talks to S3."""
+    """Declared and checked; nothing here talks to S3. What changes no result is excluded from the recipe."""
 
     bucket: str = Field(description="Name of the bucket. It must exist.", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
     key: str | None = Field(
@@ -52,20 +52,31 @@ class S3Options(FormatOptions):
         default=None, description="File format; by default that of the key's ending, and parquet for a dataset."
     )
     region: str | None = Field(
-        default=None, description="Region of the bucket; by default AWS_DEFAULT_REGION or the profile's."
+        default=None, exclude=True, description="Region of the bucket; by default AWS_DEFAULT_REGION or the profile's."
     )
     deadline_s: float = Field(
-        default=120.0, ge=0, description="A request to S3 that still fails after so many seconds ends the run."
+        default=120.0,
+        exclude=True,
+        ge=0,
+        description="A request to S3 that still fails after so many seconds ends the run.",
     )
     parts_in_flight: int = Field(
-        default=4, ge=1, le=16, description="Parts, or files of a dataset, that are uploaded at the same time."
+        default=4,
+        exclude=True,
+        ge=1,
+        le=16,
+        description="Parts, or files of a dataset, that are uploaded at the same time.",
     )
-    part_bytes: int = Field(default=8 * MIB, ge=5 * MIB, description="Size of a part, in bytes. S3 takes 10,000 parts.")
+    part_bytes: int = Field(
+        default=8 * MIB, exclude=True, ge=5 * MIB, description="Size of a part, in bytes. S3 takes 10,000 parts."
+    )
 
     expected_bucket_owner: str | None = Field(
         default=None,
+        exclude=True,
         description="Account id that the bucket must belong to; every call asks S3 to check.",
         pattern=r"^\d{12}$",
+        coerce_numbers_to_str=True,  # as --set and TOML without quotes give it
     )
     encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
         default=None, description="How S3 encrypts what is written; by default as the bucket says."
@@ -96,10 +107,11 @@ class S3Options(FormatOptions):
     )
     single_writer: bool = Field(
         default=False,
+        exclude=True,
         description="Publish to a store without conditional writes; you promise that two runs never meet there.",
     )
     keep_versions: int = Field(
-        default=30, ge=1, le=1000, description="Published versions that rollback reaches and sweep keeps."
+        default=30, exclude=True, ge=1, le=1000, description="Published versions that rollback reaches and sweep keeps."
     )
 
     # -- checks --------------------------------------------------------------------------------------------------

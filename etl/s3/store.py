@@ -83,23 +83,24 @@ class Store:
 
     # -- looking --------------------------------------------------------------------------------------------------
 
-    def check_bucket(self) -> None:
-        """Raise unless the bucket exists and may be listed."""
-        self.call("s3:ListBucket", None, self.client.head_bucket)
+    def check_bucket(self, prefix: str) -> None:
+        """Raise unless the bucket exists and what begins with ``prefix`` may be listed."""
+        self.call("s3:ListBucket", None, self.client.list_objects_v2, Prefix=prefix, MaxKeys=1)
 
     def head(self, key: str, version_id: str | None = None) -> Stored | None:
         """None if there is no such object, or if it cannot be told whether there is. A missing bucket is an error."""
         version = {"VersionId": version_id} if version_id else {}
         action = "s3:GetObjectVersion" if version else "s3:GetObject"
+        head = partial(self.call, action, key, self.client.head_object, Key=key, ChecksumMode="ENABLED", **version)
         try:
-            reply = self.call(action, key, self.client.head_object, Key=key, ChecksumMode="ENABLED", **version)
+            reply = head()
         except Missing:
-            self.check_bucket()
+            self.check_bucket(key)
             return None
         except Unexplained:
-            if self.look(key, Range="bytes=0-0") is not None:
-                raise
-            return None
+            if self.look(key, Range="bytes=0-0") is None:
+                return None
+            reply = head()  # who may GET may HEAD: whatever it was has passed
         return described(key, reply)
 
     def get(self, key: str, **more: Any) -> tuple[bytes, str] | None:
@@ -107,7 +108,7 @@ class Store:
         try:
             return self.call("s3:GetObject", key, self._read, Key=key, **more)
         except Missing:
-            self.check_bucket()
+            self.check_bucket(key)
             return None
 
     def look(self, key: str, **more: Any) -> tuple[bytes, str] | None:
