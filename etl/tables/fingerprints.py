@@ -69,7 +69,8 @@ class Fingerprinter:
             for place, rows, words in _words(values):
                 for lane in KEY_LANES if label in keys else (CONTENT_LANE,):
                     lanes[lane, rows] += self._lanes[lane].sums(column, place, words)
-        return _scrambled(lanes)
+        lanes[:CONTENT_LANE] = _scrambled(lanes[:CONTENT_LANE])
+        return lanes
 
     def _check_type(self, column: str, kind: pa.DataType) -> None:
         known = self._types.setdefault(column, kind)
@@ -262,9 +263,9 @@ def _lengths(texts: Values) -> NDArray[np.int32]:
 
 
 def _valid(values: Values) -> Words:
-    """One column of words: 1 for a value, 0 for a null."""
+    """One column of words: 1 for a value, 0 for a null. Where no row has a null, one word stands for all of them."""
     if values.null_count == 0:
-        return np.ones((len(values), 1), _WORD)
+        return np.ones((1, 1), _WORD)
     return values.is_valid().to_numpy(zero_copy_only=False).astype(_WORD)[:, np.newaxis]
 
 

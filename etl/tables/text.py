@@ -40,6 +40,9 @@ def clean_text(values: Series[Any]) -> Series[Any]:
 
 def tidied(values: Values, *, ends: bool = True, runs: bool = True) -> Values:
     """Without white space at the ends, and with one blank for each run of white space."""
+    data = _bytes(values)
+    if data.min(initial=_LAST_ASCII) > _BLANK and _is_ascii(data):
+        return values
     if ends and _may_have_outer_spaces(values):
         values = pc.utf8_trim_whitespace(values)
     if runs and _may_have_odd_spaces(_bytes(values)):
