@@ -100,4 +100,4 @@ class FormatOptions(Options):
 
     parquet: ParquetOptions = Field(default=ParquetOptions(), description="How Parquet is written.")
     csv: CsvStyle = Field(default=CsvStyle(), description="How CSV is written.")
-    gzip_level: int = Field(default=6, ge=1, le=9, description="Of .gz files: 1 is three times as fast as 6.")
+    gzip_level: int = Field(default=6, ge=1, le=9, description="Of .gz files: 1 is the fastest, 9 the slowest.")
