@@ -109,6 +109,10 @@ class MongoServer:
         self._data[command["$db"]][command["insert"]].insert_many(command["documents"])
         return {"n": len(command["documents"]), "ok": 1.0}
 
+    def _drop(self, command: dict[str, Any]) -> dict[str, Any]:
+        self._data[command["$db"]].drop_collection(command["drop"])
+        return {"ok": 1.0}
+
     def _find(self, command: dict[str, Any]) -> dict[str, Any]:
         database, name = command["$db"], command["find"]
         if name in self._raw:
@@ -146,7 +150,7 @@ def _compared(one: dict[str, Any], other: dict[str, Any]) -> int:
 
 
 def _applies(wanted: dict[str, Any], document: dict[str, Any]) -> bool:
-    """As mongomock's, which knows neither a list of types nor that NaN is found."""
+    """As mongomock's, which knows neither a list of types, nor that NaN is found, nor what lies below null."""
     for name, condition in wanted.items():
         if name == "$and":
             applies = all(_applies(each, document) for each in condition)
@@ -154,6 +158,8 @@ def _applies(wanted: dict[str, Any], document: dict[str, Any]) -> bool:
             applies = any(_applies(each, document) for each in condition)
         elif isinstance(condition, dict) and isinstance(condition.get("$type"), list):
             applies = any(_CLASSES[kind](document[name]) for kind in condition["$type"] if kind in _CLASSES)
+        elif isinstance(condition, dict) and "$not" in condition:
+            applies = not _applies({name: condition["$not"]}, document)
         elif condition != condition:  # NaN
             applies = document[name] != document[name]
         else:

@@ -200,6 +200,19 @@ def number_of_day(day: int) -> dict[str, Any]:
     return {"names": {"#d": "day"}, "values": {":d": day}}
 
 
+def test_text_is_a_time_where_that_is_declared(new_table: NewTable) -> None:
+    times = ["2026-01-31T12:00:00Z", "2026-01-31T13:00:00.5+01:00", "2026-01-31", "at noon"]
+    table = new_table([item(day, at={"S": time}) for day, time in enumerate(times)])
+    frame, rejects = rejects_of(extractor(table, columns={"day": "int64", "at": "timestamp[UTC]"}))
+    noon = pd.Timestamp("2026-01-31T12:00:00Z")
+    assert dict(zip(frame["day"], frame["at"], strict=True)) == {
+        0: noon,
+        1: noon + pd.Timedelta("500ms"),
+        2: noon.normalize(),
+    }
+    assert [reject.rule for reject in rejects] == ["at: not a time"]
+
+
 def test_types_that_disagree_are_to_be_declared(new_table: NewTable) -> None:
     table = new_table([item(1, v={"N": "1"}), item(2, v={"S": "x"})])
     with pytest.raises(DataError, match=r"'v' has several types: .*declare one: types"):
@@ -360,7 +373,6 @@ def test_no_items_are_an_error_unless_allowed(new_table: NewTable) -> None:
         ({"values": {":a": {"a": 1}}}, "should be text, a number"),
         ({"key_condition": "id = :id", "split_into": 2}, "a query .* is not split"),
         ({"columns": {"a": "int65"}}, "unknown type 'int65'"),
-        ({"types": {"a": "timestamp[UTC]"}}, "a: DynamoDB has no times"),
     ],
 )
 def test_mistakes_are_found_without_a_server(options: dict[str, Any], message: str) -> None:

@@ -207,7 +207,7 @@ def test_declared_columns_are_all_there_is(url: str) -> None:
         ("decimal(4,2)", [1, 1.25, Decimal128("12.34")], [Decimal128("1.234"), 123, "1"]),
         ("float64", [1, 0.5, Decimal128("0.25"), float("inf")], ["1", True]),
         ("text", ["a", 1, True, NOON, Decimal128("1.10"), ObjectId("0" * 24)], [b"a", [1]]),
-        ("timestamp[UTC]", [NOON], ["2026-01-31", 7]),
+        ("timestamp[UTC]", [NOON, "2026-01-31T13:00:00+01:00"], ["at noon", 7]),
         ("binary", [b"a", Binary(b"b", 5)], ["a"]),
         ("bool", [True], [1, "true"]),
         ("json", ["a", 1, None, {"a": [NOON, b"a", Decimal128("1.10")]}], [[float("nan")]]),

@@ -762,6 +762,15 @@ def test_numbers_are_exact(web: WebServer) -> None:
     assert frame_of(make(url, types={"huge": "text", "price": "float64"}))["price"].tolist() == [0.12345678901234568]
 
 
+def test_text_is_a_time_where_that_is_declared(web: WebServer) -> None:
+    times = ["2026-01-31T12:00:00Z", "2026-01-31T13:00:00.5+01:00", "2026-01-31", None, "at noon", 7]
+    url = web.script("/items", lambda request: json_answer([{"at": time} for time in times]))
+    frame, rejects, _ = rejects_of(make(url, types={"at": "timestamp[UTC]"}))
+    noon = pd.Timestamp("2026-01-31T12:00:00Z")
+    assert frame["at"].dropna().tolist() == [noon, noon + pd.Timedelta("500ms"), noon.normalize()]
+    assert [(reject.row, reject.rule) for reject in rejects] == [(5, "at: not a time"), (6, "at: not a time")]
+
+
 def test_columns_do_not_depend_on_pages_or_batches(web: WebServer) -> None:
     def growing(request: Request) -> Answer:
         pages: list[list[Any]] = [

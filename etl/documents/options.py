@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from etl.incremental.options import IncrementalOption
 from etl.options import Options
 from etl.steps import did_you_mean
 from etl.tables.schema import known_type
@@ -44,6 +45,7 @@ class DocumentOptions(Options):
         description="In place of columns: types where the first documents do not tell, and fields they may not have. "
         "text, bool, int16/32/64, float64, decimal(p,s), timestamp[ZONE], binary, or json (any value, as JSON text).",
     )
+    incremental: IncrementalOption = None
     split_into: PositiveInt = Field(default=1, le=1_000, description="Into how many independent parts to split.")
     allow_empty: bool = Field(default=False, description="Whether it is in order if there are no documents.")
 
@@ -51,4 +53,12 @@ class DocumentOptions(Options):
     def _types_are_declared_once(self) -> Self:
         if self.columns and self.types:
             raise ValueError("columns has the types of its columns already; leave types out")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_continued(self) -> Self:
+        if self.incremental is not None:
+            self.incremental.check_declared(self.columns)
+            if self.split_into > 1:
+                raise ValueError("incremental takes no splits: what changes while one is read would be missed")
         return self

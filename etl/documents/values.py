@@ -10,11 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl.files.json_types import EXACT_DECIMAL, Types, json_text
-from etl.tables.forms import Form, form, written
+from etl.files.json_types import EXACT_DECIMAL, TIME, Types, json_text
+from etl.tables.forms import Form, form, parsed, written
 from etl.tables.schema import arrow_type
 
-_TIME = "timestamp[UTC]"
 _NUMBERS = (int, float, Decimal)
 _SCALARS = (str, bool, datetime, *_NUMBERS)
 
@@ -60,8 +59,21 @@ def _declared(kind: str) -> Form:
         arrow = arrow_type(kind)
         return form(f"a {kind}", arrow, *_NUMBERS, make=_converted(_decimal, arrow))
     if kind.startswith("timestamp"):
-        return form("a time", arrow_type(kind), datetime)
+        arrow = arrow_type(kind)
+        return form("a time", arrow, datetime, str, make=_times(arrow))
     return _EXACT[kind]
+
+
+def _times(arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
+    """Text among them is read as ISO 8601: DynamoDB has no other times."""
+    parse = parsed(arrow)
+
+    def make(values: Sequence[Any]) -> pa.Array[Any]:
+        if str not in set(map(type, values)):
+            return pa.array(values, arrow)
+        return parse([value.isoformat() if isinstance(value, datetime) else value for value in values])
+
+    return make
 
 
 def _floats(values: Sequence[Any]) -> pa.Array[Any]:
@@ -74,7 +86,7 @@ _EXACT: dict[str, Form] = {
     "int64": form("an int64", pa.int64(), int),
     "float64": form("a float64", pa.float64(), float, int),
     EXACT_DECIMAL: form(f"a {EXACT_DECIMAL}", arrow_type(EXACT_DECIMAL), Decimal, int),
-    _TIME: form("a time", arrow_type(_TIME), datetime),
+    TIME: form("a time", arrow_type(TIME), datetime),
     "binary": form("binary", pa.binary(), bytes),
     "json": form("JSON", pa.string(), dict, list, bytes, *_SCALARS, make=written(json_text, pa.string())),
 }
@@ -84,7 +96,7 @@ _CLASSES: dict[type, str] = {
     int: "int64",
     float: "float64",
     Decimal: EXACT_DECIMAL,
-    datetime: _TIME,
+    datetime: TIME,
     bytes: "binary",
     list: "json",
 }

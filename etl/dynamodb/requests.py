@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from etl.dynamodb.client import Unanswered, dynamodb_errors, patiently
-from etl.dynamodb.values import attribute_of
+from etl.dynamodb.values import attribute_of, bound_of
 from etl.errors import SourceError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
+    from etl.incremental.options import Cursor
+
 Request = dict[str, Any]
+
+_SINCE, _KIND = ":etl_since", ":etl_kind"
+_NAME = re.compile(r"(?<![:\w])#?\w+")  # in an expression; words of the language are among them
 
 
 class Asked(Protocol):
@@ -29,23 +35,61 @@ class Asked(Protocol):
     consistent: bool
 
 
-def request_of(asked: Asked, segment: tuple[int, int] | None) -> Request:
+class Since(NamedTuple):
+    """Only items whose ``column`` is ``value`` or more, or that have none. ``in_key``: it is the query's sort key."""
+
+    column: str
+    value: Cursor
+    in_key: bool = False
+
+
+def request_of(asked: Asked, segment: tuple[int, int] | None, since: Since | None = None) -> Request:
     """A Query if there is a key condition, and else a Scan. ``segment``: which of how many."""
-    paths, own_names = _projected(asked.projection)
-    conditions = [condition for condition in (asked.filter,) if condition]
+    paths, own_names = _projected((*asked.projection, *([since.column] if since else [])))
+    keys, conditions = [asked.key_condition], [asked.filter]
+    values = {name: attribute_of(value) for name, value in asked.values.items()}
+    if since:
+        column, bound = paths.pop(), bound_of(since.value)
+        values[_SINCE] = bound
+        if since.in_key:
+            keys.append(f"{column} >= {_SINCE}")
+        else:
+            values[_KIND] = {"S": next(iter(bound))}
+            other = f"attribute_not_exists({column}) OR NOT attribute_type({column}, {_KIND})"
+            conditions.append(f"{other} OR {column} >= {_SINCE}")
     request: Request = {
         "TableName": asked.table,
         "IndexName": asked.index,
-        "KeyConditionExpression": asked.key_condition,
-        "FilterExpression": " AND ".join(f"({condition})" for condition in conditions),
+        "KeyConditionExpression": " AND ".join(filter(None, keys)),
+        "FilterExpression": " AND ".join(f"({condition})" for condition in conditions if condition),
         "ProjectionExpression": ", ".join(paths),
         "ExpressionAttributeNames": {**asked.names, **own_names},
-        "ExpressionAttributeValues": {name: attribute_of(value) for name, value in asked.values.items()},
+        "ExpressionAttributeValues": values,
         "ConsistentRead": asked.consistent,
     }
     if segment:
         request["Segment"], request["TotalSegments"] = segment
     return {name: value for name, value in request.items() if value or name == "Segment"}
+
+
+def since_of(asked: Asked, table: Mapping[str, Any], column: str, value: Cursor) -> Since | None:
+    """How a query, which may not filter by its own keys, is asked for what is new; None: it cannot be.
+
+    ``table``: as it is described.
+    """
+    keys = {part["AttributeName"]: part["KeyType"] for part in _keys_of(table, asked.index)}
+    named = {asked.names.get(word, word) for word in _NAME.findall(asked.key_condition or "")}
+    if column in keys and (column in named or keys[column] != "RANGE"):
+        return None
+    return Since(column, value, in_key=column in keys)
+
+
+def _keys_of(table: Mapping[str, Any], index: str | None) -> Sequence[Mapping[str, str]]:
+    indexes = (*table.get("LocalSecondaryIndexes", ()), *table.get("GlobalSecondaryIndexes", ()))
+    found: Sequence[Mapping[str, str]] = next(
+        (each["KeySchema"] for each in indexes if each["IndexName"] == index), table["KeySchema"]
+    )
+    return found
 
 
 def _projected(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:

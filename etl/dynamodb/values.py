@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from etl.incremental.options import earlier
+
+if TYPE_CHECKING:
+    from etl.incremental.options import Cursor
 
 _LEAST_INT64, _MOST_INT64 = -(1 << 63), (1 << 63) - 1
+_DAY_CHARS = len("2026-01-31")
 _KINDS = ("S", "N", "BOOL", "NULL", "L", "M", "SS", "NS")  # that a pipeline file can write
 
 
@@ -63,3 +70,13 @@ def attribute_of(value: Any) -> dict[str, Any]:
     if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _KINDS:
         return value
     raise ValueError(f'{value!r} should be text, a number, true, false, a list, or typed, such as {{ N = "1" }}')
+
+
+def bound_of(value: Cursor) -> dict[str, Any]:
+    """An attribute value that is not above any which ``value`` may be written as.
+
+    Of a time, the day before: in ISO 8601 this comes first, whatever is behind it and whatever zone that is in.
+    """
+    if isinstance(value, date):
+        return {"S": earlier(value, timedelta(days=1)).isoformat()[:_DAY_CHARS]}
+    return {"S": value} if isinstance(value, str) else {"N": str(value)}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from etl.documents.table import Document, DocumentTable
+    from etl.dynamodb.requests import Since
+    from etl.incremental.options import Cursor
 
 _KEY_TYPES = {"S": "text", "B": "binary"}  # of a number, only its values tell whether it is whole
 
@@ -25,9 +27,10 @@ _KEY_TYPES = {"S": "text", "B": "binary"}  # of a number, only its values tell w
 class DynamoDbExtractor(DocumentOptions, Extractor):
     """Scans a table, or queries it for a ``key_condition``; nested attributes become columns, as in JSON files.
 
-    Whole numbers become int64, other numbers decimals, exactly; lists and sets become JSON text. The key's columns come
-    first, then the others by name. An item with a value that does not fit its column, or with an attribute that is new,
-    is rejected. Items that are written meanwhile may be read or not. Splits are the segments of a parallel scan.
+    Whole numbers become int64, other numbers decimals, exactly; lists and sets become JSON text, and text a time where
+    that is declared. The key's columns come first, then the others by name. An item with a value that does not fit its
+    column, or with an attribute that is new, is rejected. Items that are written meanwhile may be read or not. Splits
+    are the segments of a parallel scan.
 
     The endpoint is AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL, where set, as everywhere on AWS.
     """
@@ -62,6 +65,7 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
 
     _columns: Any = PrivateAttr(default=None)
     _segment: tuple[int, int] | None = PrivateAttr(default=None)
+    _since: Any = PrivateAttr(default=None)
 
     @field_validator("values")
     @classmethod
@@ -69,14 +73,6 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         for value in values.values():
             attribute_of(value)
         return values
-
-    @field_validator("columns", "types")
-    @classmethod
-    def _has_no_times(cls, types: dict[str, str]) -> dict[str, str]:
-        for name, kind in types.items():
-            if kind.startswith("timestamp"):
-                raise ValueError(f"{name}: DynamoDB has no times; read it as text or int64, and use CastTypes")
-        return types
 
     @model_validator(mode="after")
     def _only_scans_are_split(self) -> Self:
@@ -111,6 +107,11 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
             columns = table.columns(self._items(client, key, 1))
         return [self._only((number, self.split_into), columns) for number in range(self.split_into)]
 
+    def since(self, value: Cursor) -> Self:
+        copy = self.model_copy(update={"allow_empty": True})
+        copy._since = value
+        return copy
+
     def read(self, account: Account) -> Iterator[DataFrame]:
         client, table, key = self._opened(account)
         first = account.rows_out + account.rejected.total() + 1
@@ -137,11 +138,23 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         from etl.dynamodb.requests import pages, request_of
 
         number = first
-        for page in pages(client, request_of(self, self._segment), self.address, self.patience_s):
+        request = request_of(self, self._segment, self._asked_since(client))
+        for page in pages(client, request, self.address, self.patience_s):
             size = int(page["ResponseMetadata"]["HTTPHeaders"].get("content-length", 0)) // max(page["Count"], 1)
             for item in page["Items"]:
                 yield Document(number, size, plain_item(item, key))
                 number += 1
+
+    def _asked_since(self, client: DynamoDBClient) -> Since | None:
+        """What of the items is new, as far as DynamoDB can be asked for that."""
+        from etl.dynamodb.requests import Since, described, since_of
+
+        if self.incremental is None or self._since is None:
+            return None
+        if not self.key_condition:
+            return Since(self.incremental.column, self._since)
+        table = described(client, self.table, self.address, self.patience_s)
+        return since_of(self, table, self.incremental.column, self._since)
 
     def _only(self, segment: tuple[int, int], columns: Any) -> Self:
         split = self.model_copy()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
 
     from etl.documents.table import Document
+    from etl.incremental.options import Cursor
     from etl.mongodb.reading import Condition
 
 
@@ -49,6 +50,7 @@ class MongoExtractor(DocumentOptions, Extractor):
 
     _columns: Any = PrivateAttr(default=None)
     _part: Any = PrivateAttr(default=())
+    _since: Any = PrivateAttr(default=None)
 
     @field_validator("uri")
     @classmethod
@@ -102,6 +104,11 @@ class MongoExtractor(DocumentOptions, Extractor):
             columns = DocumentTable(self, Account("shape"), self.address).columns(self._documents(1))
         return [self._only(part, columns) for part in parts]
 
+    def since(self, value: Cursor) -> Self:
+        copy = self.model_copy(update={"allow_empty": True})
+        copy._since = value
+        return copy
+
     def read(self, account: Account) -> Iterator[DataFrame]:
         from etl.documents.table import DocumentTable
 
@@ -117,10 +124,11 @@ class MongoExtractor(DocumentOptions, Extractor):
             yield client[self.database].get_collection(self.collection, CODEC), kind == "collection"
 
     def _condition(self) -> Condition:
-        """Which documents to read: those of the filter, and of this split."""
-        from etl.mongodb.reading import all_of
+        """Which documents to read: those of the filter, of this split, and what is new."""
+        from etl.mongodb.reading import all_of, not_less
 
-        return all_of([from_toml(self.filter), *self._part])
+        new = not_less(self.incremental.column, self._since) if self.incremental and self._since is not None else {}
+        return all_of([from_toml(self.filter), new, *self._part])
 
     def _documents(self, first: int) -> Iterator[Document]:
         """The documents, numbered from ``first``."""

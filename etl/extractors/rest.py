@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from etl.base import Extractor
 from etl.errors import DataError
 from etl.files.formats import JsonType
 from etl.http.request import web_session
+from etl.incremental.options import IncrementalOption
 from etl.ledger import Account
 from etl.redact import redact
 from etl.rest.api import Api, ApiOptions
@@ -18,6 +19,8 @@ from etl.run import Source
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from etl.incremental.options import Cursor
 
 
 class RestExtractor(ApiOptions, Extractor):
@@ -32,9 +35,10 @@ class RestExtractor(ApiOptions, Extractor):
     )
     types: dict[str, JsonType] = Field(
         default={},
-        description="Types of fields: text, int64, float64, bool, or json (any value, as JSON text). "
-        "Default: told from the first 10,000 records.",
+        description="Types of fields: text, int64, float64, bool, timestamp[UTC] (of ISO 8601 text), or json (any "
+        "value, as JSON text). Default: told from the first 10,000 records.",
     )
+    incremental: IncrementalOption = None
     allow_empty: bool = Field(default=False, description="Whether no records at all are in order.")
 
     @field_validator("columns")
@@ -43,6 +47,20 @@ class RestExtractor(ApiOptions, Extractor):
         if len(set(columns)) < len(columns):
             raise ValueError("names a column more than once")
         return columns
+
+    @model_validator(mode="after")
+    def _can_be_continued(self) -> Self:
+        if self.incremental is None:
+            if self.since_param:
+                raise ValueError("since_param needs [extract.incremental]")
+            return self
+        self.incremental.check_declared(self.columns)
+        for name in self.columns:
+            if name not in self.types:
+                raise ValueError(
+                    f"incremental needs types for all columns, as few new rows cannot tell that of {name!r}"
+                )
+        return self
 
     def inspect(self) -> Source:
         return Source(self._uri)
@@ -54,6 +72,11 @@ class RestExtractor(ApiOptions, Extractor):
             elements = api.page(api.first_request()).elements
         fields = ", ".join(elements[0]) if elements and isinstance(elements[0], dict) else "none"
         return f"reachable: {self._uri}, {len(elements):,} records in the first page, fields: {fields}"
+
+    def since(self, value: Cursor) -> Self:
+        copy = self.model_copy(update={"allow_empty": True})
+        copy._since = value
+        return copy
 
     def read(self, account: Account) -> Iterator[DataFrame]:
         from etl.files.json_columns import JsonTable

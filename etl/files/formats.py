@@ -12,7 +12,7 @@ from etl.files.csv_options import CsvOptions
 from etl.files.safe_zip import ZipLimits
 
 FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
-JsonType = Literal["text", "int64", "float64", "bool", "json"]
+JsonType = Literal["text", "int64", "float64", "bool", "timestamp[UTC]", "json"]
 
 _ENDINGS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -39,8 +39,8 @@ class FileOptions(ZipLimits):
     csv: CsvOptions = Field(default=CsvOptions(), description="How CSV files are written. TSV: a tab is the delimiter.")
     types: dict[str, JsonType] = Field(
         default={},
-        description="Types of fields in JSON: text, int64, float64, bool, or json (any value, as JSON text). "
-        "Default: told from the first 10,000 records.",
+        description="Types of fields in JSON: text, int64, float64, bool, timestamp[UTC] (of ISO 8601 text), or json "
+        "(any value, as JSON text). Default: told from the first 10,000 records.",
     )
     sheet: str | None = Field(default=None, description="Name of the sheet in a workbook. Default: the only one.")
     member: str | None = Field(

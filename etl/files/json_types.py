@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from etl.errors import DataError
-from etl.tables.forms import Form, form, written
+from etl.tables.forms import Form, form, parsed, written
+from etl.tables.schema import arrow_type
 
 Columns: TypeAlias = dict[str, str]
 
+TIME = "timestamp[UTC]"
 EXACT_DECIMAL = "decimal(38,18)"  # of numbers that have fractions and are no floats, where none is declared
 _EXACT_IN_FLOAT = 1 << 53
 _BEYOND_INT64 = 1 << 63
@@ -90,6 +92,7 @@ _DECLARED: dict[str, Form] = {
     **_FORMS,
     "text": form("text", pa.string(), *_SCALARS, make=written(_scalar_text, pa.string())),
     "float64": form("a float64", pa.float64(), float, int, Decimal, make=_rounded),
+    TIME: form("a time", arrow_type(TIME), str, make=parsed(arrow_type(TIME))),
 }
 _CLASSES: dict[type, str] = {
     str: "text",

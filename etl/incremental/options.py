@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from etl.options import Options
+from etl.steps import did_you_mean
 
 Cursor = int | Decimal | date | datetime | str  # a value of the column; a datetime with a zone is in UTC
 
@@ -64,14 +66,24 @@ class Incremental(Options):
         if isinstance(value, date):
             if match is None:
                 raise ValueError('lag should be a time, such as "1h"')
-            return _earlier(value, timedelta(**{_UNITS[match[2]]: int(match[1])}))
+            return earlier(value, timedelta(**{_UNITS[match[2]]: int(match[1])}))
         if isinstance(self.lag, str):
             raise ValueError("lag should be a number, such as 1000")
         return value - self.lag
 
+    def check_declared(self, columns: Collection[str]) -> None:
+        """Raise ValueError unless ``columns``, those that every run makes, has what tells the rows apart."""
+        if not columns:
+            raise ValueError("incremental needs columns: a run with few new rows, or none, cannot tell what they are")
+        for name in (self.column, *self.key):
+            if name not in columns:
+                raise ValueError(
+                    f"incremental needs {name!r}, which columns does not have{did_you_mean(name, columns)}"
+                )
 
-def _earlier(value: date, time: timedelta) -> date:
-    """A date goes back by whole days, those begun included."""
+
+def earlier(value: date, time: timedelta) -> date:
+    """A date goes back by whole days, those begun included; nothing goes back beyond the calendar."""
     if not isinstance(value, datetime) and time % timedelta(days=1):
         time += timedelta(days=1)
     try:

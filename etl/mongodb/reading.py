@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from bson import Code, Decimal128, MaxKey, MinKey, ObjectId, Regex, Timestamp
@@ -19,7 +19,10 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
 from etl.mongodb.client import may_go_on
-from etl.mongodb.values import documents_of
+from etl.mongodb.values import counterparts, documents_of
+
+if TYPE_CHECKING:
+    from etl.incremental.options import Cursor
 
 Condition = Mapping[str, Any]
 
@@ -80,6 +83,11 @@ def _is_nan(value: Any) -> bool:
     if isinstance(value, Decimal128):
         return value.to_decimal().is_nan()
     return bool(value != value)
+
+
+def not_less(path: str, value: Cursor) -> Condition:
+    """What is not less than this: without a value, or with one of another type, as MongoDB compares within a type."""
+    return all_of([{path: {"$not": {"$lt": each}}} for each in counterparts(value)])
 
 
 def all_of(conditions: Sequence[Condition]) -> Condition:

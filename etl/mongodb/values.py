@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
-from typing import Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from bson import Binary, CodecOptions, DBRef, Decimal128, Int64, ObjectId, decode, decode_all, json_util
@@ -13,6 +14,9 @@ from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 
 from etl.errors import DataError
+
+if TYPE_CHECKING:
+    from etl.incremental.options import Cursor
 
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     document_class=dict,
@@ -93,3 +97,13 @@ def from_toml(value: Any) -> Any:
     if isinstance(value, date) and not isinstance(value, datetime):
         return datetime.combine(value, time(), UTC)
     return value
+
+
+def counterparts(value: Cursor) -> list[Any]:
+    """What MongoDB may hold where a column has ``value``; of numbers that look the same, the least."""
+    if isinstance(value, Decimal):
+        nearest = float(value)
+        return [nearest if Decimal(nearest) < value else Decimal128(value)]
+    if isinstance(value, str) and ObjectId.is_valid(value):
+        return [value, ObjectId(value)]
+    return [from_toml(value)]

@@ -6,10 +6,20 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 
 from etl.errors import DataError, SourceError
 from etl.files.json_records import json_document
@@ -22,6 +32,8 @@ from etl.rest.pagination import OnePage, Pagination
 
 if TYPE_CHECKING:
     from requests import Response, Session
+
+    from etl.incremental.options import Cursor
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +54,15 @@ class ApiOptions(WebOptions):
     )
     pagination: Pagination | None = Field(default=None, description="How the next page is asked for. Default: not.")
     auth: Auth | None = Field(default=None, description="Who asks. Default: nobody.")
+    since_param: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Parameter in which an incremental run says from where on it reads. Default: everything is read, "
+        "and what is known is left out.",
+    )
+    since_format: Literal["iso8601", "unix"] = Field(
+        default="iso8601", description="How a time is written there: 2026-01-31T12:00:00Z, or in seconds since 1970."
+    )
     requests_per_second: float | None = Field(
         default=None,
         ge=0.01,
@@ -59,6 +80,15 @@ class ApiOptions(WebOptions):
     total_timeout_s: PositiveFloat = Field(
         default=600, description="Longest time for one page, in seconds, with all its tries."
     )
+
+    _since: Any = PrivateAttr(default=None)
+
+    @property
+    def since_params(self) -> dict[str, str | int]:
+        """The parameter that asks for what is new, if there is one."""
+        if self.since_param is None or self._since is None:
+            return {}
+        return {self.since_param: _just_before(self._since, unix=self.since_format == "unix")}
 
     @field_validator("params", mode="before")
     @classmethod
@@ -87,6 +117,19 @@ def _query_text(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float) else value
+
+
+def _just_before(value: Cursor, *, unix: bool) -> str | int:
+    """A little less than ``value``: some APIs give only what is later, and some compare whole seconds."""
+    if isinstance(value, int):
+        return value - 1
+    if not isinstance(value, date):
+        return str(value)
+    time = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
+    time = time.replace(microsecond=0, tzinfo=UTC)
+    with suppress(OverflowError):
+        time -= timedelta(seconds=1)
+    return int(time.timestamp()) if unix else time.isoformat().replace("+00:00", "Z")
 
 
 class UnreadableError(Exception):
@@ -131,7 +174,7 @@ class Api:
 
     def first_request(self) -> PageRequest:
         params = {name: value.get_secret_value() for name, value in self._options.params.items()}
-        return self.pagination.first(PageRequest(with_query(self._options.url, params)))
+        return self.pagination.first(PageRequest(with_query(self._options.url, params), self._options.since_params))
 
     def page(self, request: PageRequest) -> Page:
         """The page, after as many tries as the options allow. A refused token and a damaged body have one more each."""

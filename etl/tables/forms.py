@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from etl.tables.casting import cast
+
 _UNFIT = (pa.ArrowException, OverflowError, ValueError)
 
 
@@ -61,3 +63,16 @@ def form(words: str, arrow: pa.DataType, *python: type, make: Callable[[Sequence
 def written(write: Callable[[Any], str | bytes], arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
     """A ``make`` that stores of each value what ``write`` says."""
     return lambda values: pa.array([None if value is None else write(value) for value in values], arrow)
+
+
+def parsed(arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
+    """A ``make`` that reads text as ``CastTypes`` does."""
+
+    def make(values: Sequence[Any]) -> pa.Array[Any]:
+        text = pa.array(values, pa.string())
+        found: pa.Array[Any] = cast(text, arrow)
+        if found.null_count > text.null_count:
+            raise ValueError(f"not {arrow}")
+        return found
+
+    return make
