@@ -108,10 +108,10 @@ def _random_words(secret: bytes, count: int) -> Words:
 
 
 def _weighted(words: Words, keys: Words) -> Words:
-    """``words @ keys``, in two ways that are faster, for wide and for narrow matrices: integers have no BLAS."""
+    """``words @ keys``, which for narrow matrices is faster column by column: integers have no BLAS."""
     total: Words
-    if len(keys) > 3:
-        total = np.einsum("ij,j->i", words, keys)
+    if len(keys) > 4:
+        total = words @ keys
         return total
     total = words[:, 0] * keys[0]
     for place in range(1, len(keys)):
