@@ -18,7 +18,7 @@ from zlib_ng import gzip_ng
 
 from etl.errors import DataError, EtlError
 from etl.formats.json_text import base64_text, is_plain, json_text
-from etl.formats.options import CsvStyle, Format, FormatOptions, ParquetOptions
+from etl.formats.options import TEXT_GROUP_ROWS, CsvStyle, Format, FormatOptions, ParquetOptions
 from etl.tables.batches import regroup
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Descriptions: TypeAlias = Mapping[str, Mapping[str, str]]  # column -> such as {"description": ..., "unit": ...}
 
-_TEXT_GROUP_ROWS = 16_384
 _HEAD_ROWS = 131_072
 _SAMPLE_ROWS = 16_384
 _BUFFER_BYTES = 1 << 20
@@ -84,7 +83,7 @@ class Encoder:
         options: FormatOptions = _DEFAULTS,
         descriptions: Descriptions | None = None,
     ) -> None:
-        self.group_rows = options.parquet.row_group_rows if file_format == "parquet" else _TEXT_GROUP_ROWS
+        self.group_rows = options.group_rows(file_format)
         self._gzip: Any = None
         target: Any = sink
         if file_format.endswith(".gz"):
@@ -242,8 +241,8 @@ class _JsonLinesWriter:
         self._sink = sink
 
     def write_table(self, table: pa.Table) -> None:
-        for start in range(0, table.num_rows, _TEXT_GROUP_ROWS):
-            columns = [column.combine_chunks() for column in table.slice(start, _TEXT_GROUP_ROWS).columns]
+        for start in range(0, table.num_rows, TEXT_GROUP_ROWS):
+            columns = [column.combine_chunks() for column in table.slice(start, TEXT_GROUP_ROWS).columns]
             self._sink.write(_json_lines(table.column_names, columns))
 
     def close(self) -> None:

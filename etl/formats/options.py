@@ -28,6 +28,7 @@ _ENDINGS: tuple[tuple[str, Format], ...] = (
     (".ndjson.gz", "jsonl.gz"),
 )
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10), "brotli": range(12)}
+TEXT_GROUP_ROWS = 16_384
 
 
 def format_of(key: str) -> Format | None:
@@ -101,3 +102,7 @@ class FormatOptions(Options):
     parquet: ParquetOptions = Field(default=ParquetOptions(), description="How Parquet is written.")
     csv: CsvStyle = Field(default=CsvStyle(), description="How CSV is written.")
     gzip_level: int = Field(default=6, ge=1, le=9, description="Of .gz files: 1 is the fastest, 9 the slowest.")
+
+    def group_rows(self, file_format: Format) -> int:
+        """Rows that are encoded at a time. That they are always as many keeps the bytes the same."""
+        return self.parquet.row_group_rows if file_format == "parquet" else TEXT_GROUP_ROWS

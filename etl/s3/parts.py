@@ -22,7 +22,6 @@ from etl.tables.batches import regroup
 
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # what Hive, Spark, Athena, DuckDB and Polars take for null
 
-_TEXT_GROUP_ROWS = 16_384
 _SORTED_ROWS = 65_536
 _MOST_PARTITIONS = 10_000
 _LONGEST_FOLDER = 400
@@ -82,7 +81,7 @@ class Cutter:
         self._descriptions = descriptions
         self._numbers: Counter[Values] = Counter()
         self._paths = (folder / f"part-{number}" for number in count())
-        self._group_rows = options.parquet.row_group_rows if file_format == "parquet" else _TEXT_GROUP_ROWS
+        self._group_rows = options.group_rows(file_format)
         if cut.max_rows is not None:  # a file is so many equal groups, so that each begins with a full one
             groups = -(-cut.max_rows // self._group_rows)
             self._group_rows = cut.max_rows // groups
