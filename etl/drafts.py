@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from etl.errors import AccessError, ConfigError, EtlError, StorageError
+from etl.paths import put_in_place
 
 _ENDING = ".tmp"
 _NO_PERMISSION = "may not be written; ask for write permission on its folder"
@@ -77,12 +78,7 @@ class Draft(io.FileIO):
 def take_place(draft: Path, target: Path) -> None:
     """Put a finished draft in the place of ``target`` for good: a crash of the machine leaves the one or the other."""
     with disk_errors(target):
-        draft.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        put_in_place(draft, target)
 
 
 def remove(draft: Path) -> None:

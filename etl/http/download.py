@@ -24,6 +24,7 @@ from pydantic import Field, PositiveInt
 from etl.errors import ConfigError, DataError, RetryLater, SourceError, StorageError
 from etl.http.body import CHUNK_BYTES, body_chunks, check_encoding, decoded, encoding_of
 from etl.http.request import Patience, TransientError, WebOptions, ask, url_problem, web_session
+from etl.paths import put_in_place
 from etl.progress import progress
 from etl.redact import redact
 
@@ -420,9 +421,4 @@ def _write_json(path: Path, content: object) -> None:
         file.write(json.dumps(content, indent=1).encode())
         file.flush()
         os.fsync(file.fileno())
-    new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    put_in_place(new, path)
