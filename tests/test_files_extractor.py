@@ -20,7 +20,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,7 +78,7 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
 
 
 def workbook(*rows: Any, **more_sheets: list[Any]) -> bytes:
-    book = openpyxl.Workbook()
+    book = pytest.importorskip("openpyxl").Workbook()
     for name, content in {"Sets": rows, **more_sheets}.items():
         sheet = book.create_sheet(name)
         for row in content:
