@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,16 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
     return file.getvalue()
 
 
+has_openpyxl = find_spec("openpyxl") is not None
+needs_openpyxl = pytest.mark.skipif(not has_openpyxl, reason="openpyxl is not installed")
+
+
 def workbook(*rows: Any, **more_sheets: list[Any]) -> bytes:
-    book = pytest.importorskip("openpyxl").Workbook()
+    if not has_openpyxl:
+        return b""
+    import openpyxl
+
+    book = openpyxl.Workbook()
     for name, content in {"Sets": rows, **more_sheets}.items():
         sheet = book.create_sheet(name)
         for row in content:
@@ -171,6 +180,7 @@ class TestParquet(OneFile):
     name, content = "sets.parquet", parquet(TYPED, row_group_size=2)
 
 
+@needs_openpyxl
 class TestExcel(OneFile):
     name, content = "sets.xlsx", workbook(("id", "name", "pieces"), *ROWS)
 
@@ -223,6 +233,7 @@ class TestS3(ExtractorContract):
         assert self.make().inspect().fingerprint != before
 
     @pytest.mark.parametrize("name", ["x.parquet", "x.xlsx", "x.zip", "x.csv.gz"])
+    @needs_openpyxl
     def test_every_format_is_read_from_s3_too(self, name: str) -> None:
         contents = {"x.parquet": TestParquet.content, "x.xlsx": TestExcel.content, "x.zip": zipped(a_csv=CSV)}
         found = rows_of(FilesExtractor(path=self.put(name, contents.get(name, TestCompressedCsv.content))))
@@ -402,6 +413,7 @@ def test_members_of_zips(put: Put) -> None:
         rows_of(FilesExtractor(path=path, member="d.csv"))
 
 
+@needs_openpyxl
 def test_formats_that_are_not_read_from_front_to_back_may_be_compressed(put: Put) -> None:
     assert len(rows_of(FilesExtractor(path=put("a.parquet.gz", gzip.compress(TestParquet.content))))) == 5
     assert len(rows_of(FilesExtractor(path=put("b.zip", zipped(a_parquet=TestParquet.content)), format="parquet"))) == 5
@@ -646,6 +658,7 @@ def test_damaged_parquet(put: Put) -> None:
 # -- Excel --------------------------------------------------------------------------------------------------------
 
 
+@needs_openpyxl
 def test_cells_become_text_as_a_program_writes_it(put: Put) -> None:
     row = (5, 0.1, 5.0, True, date(2026, 1, 31), NOON, time(8, 30), timedelta(hours=30), "007")
     content = workbook(("a", "b", "c", "d", "e", "f", "g", "h", " i "), row)
@@ -664,6 +677,7 @@ def test_cells_become_text_as_a_program_writes_it(put: Put) -> None:
     ]
 
 
+@needs_openpyxl
 def test_sheets_are_chosen_by_name(put: Put) -> None:
     path = put("a.xlsx", workbook(("id",), (1,), Themes=[("theme",), ("City",)]))
     assert rows_of(FilesExtractor(path=path, sheet="Themes")) == [("City",)]
@@ -673,6 +687,7 @@ def test_sheets_are_chosen_by_name(put: Put) -> None:
         rows_of(FilesExtractor(path=path, sheet="Theme"))
 
 
+@needs_openpyxl
 def test_rows_keep_the_numbers_that_the_sheet_shows(put: Put) -> None:
     content = workbook((None,), ("id", None, "name"), ("1",), (), ("2", None, "b", "beyond"), ("3", "x", "c", None))
     frame, rejects = rejects_of(FilesExtractor(path=put("a.xlsx", content)))
@@ -681,6 +696,7 @@ def test_rows_keep_the_numbers_that_the_sheet_shows(put: Put) -> None:
     assert [(reject.row, reject.rule.partition(":")[0]) for reject in rejects] == [(3, "ragged")]
 
 
+@needs_openpyxl
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -698,6 +714,7 @@ def test_workbooks_that_cannot_be_read(put: Put, content: bytes, problem: str) -
     assert problem in str(failure.value)
 
 
+@needs_openpyxl
 def test_a_library_that_is_missing_is_named(put: Put) -> None:
     path = put("a.xlsx", TestExcel.content)
     code = f"""
