@@ -13,7 +13,7 @@ from etl.ledger import Account
 
 T = TypeVar("T")
 
-QUEUE_DEPTH = 2
+QUEUE_DEPTH = 1
 _POLL_S = 0.1
 _JOIN_S = 5.0
 

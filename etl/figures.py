@@ -64,9 +64,11 @@ def _counted(values: Series[Any]) -> tuple[int, Any, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from etl.tables.arrow import as_arrow
+
     if values.dtype == object:  # to make an Arrow array of it would cost more than all the rest
         return int(values.isna().sum()), None, None
-    array: Any = pa.array(values, from_pandas=True)
+    array = as_arrow(values)
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or _is_time(kind)):
         return array.null_count, None, None

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from zlib_ng import zlib_ng
 
 InflateError: Any = zlib_ng.error  # its stubs do not say that it is an exception
-_READ_BYTES = 256 << 10
+_READ_BYTES = 512 << 10
 
 
 class Inflated:

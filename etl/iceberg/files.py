@@ -16,9 +16,8 @@ from pyiceberg.io.pyarrow import ArrowScan, parquet_file_to_data_file, schema_to
 from pyiceberg.table import Table
 
 from etl.errors import DataError
-from etl.formats.encoders import Descriptions, Encoder, same_kind
+from etl.formats.encoders import Descriptions, Encoder, grouped, same_kind
 from etl.formats.options import FormatOptions, ParquetOptions
-from etl.tables.batches import regroup
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
@@ -43,7 +42,7 @@ class DataFiles:
     def write(self, tables: Iterable[pa.Table]) -> int:
         """Write them all, cast to the table's types; gives back the number of rows. No rows: no files."""
         rows = 0
-        groups = regroup((_cast(table, self.schema) for table in tables), self._options.parquet.row_group_rows)
+        groups = grouped((_cast(table, self.schema) for table in tables), self._options.parquet.row_group_rows)
         for group in groups:
             path = self._table.location_provider().new_data_location(f"{self._stem}-{len(self.paths):05}.parquet")
             self.paths.append(path)

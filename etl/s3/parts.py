@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
-from etl.formats.encoders import Descriptions, Encoder
+from etl.formats.encoders import Descriptions, Encoder, grouped
 from etl.formats.options import Format, FormatOptions
 from etl.tables.batches import regroup
 
@@ -103,7 +103,7 @@ class Cutter:
         return self._file((), self._schema, self._schema.empty_table(), iter(()))[0]
 
     def _files(self, values: Values, schema: pa.Schema, tables: Iterable[pa.Table]) -> Iterator[Part]:
-        groups = regroup(tables, self._group_rows)
+        groups = grouped(tables, self._group_rows)
         group = next(groups, None)
         while group is not None:
             part, group = self._file(values, schema, group, groups)

@@ -30,13 +30,20 @@ def check_columns(batch: DataFrame, names: Iterable[str]) -> None:
         raise DataError("\n".join(missing))
 
 
+def as_arrow(values: Series[Any]) -> Any:
+    """The column as an Arrow array, or as several in a ChunkedArray: whichever it is, for columns that Arrow backs."""
+    if isinstance(values.dtype, pd.ArrowDtype):
+        return values.array.__arrow_array__()  # what pa.array would find in the end
+    return pa.array(values, from_pandas=True)
+
+
 def array_of(values: Series[Any]) -> Values:
     """The column as one Arrow array. Python objects become text, nested ones JSON; categories become their values."""
     if values.dtype == object:
         return pa.array(
             [None if null else _described(v) for v, null in zip(values, values.isna(), strict=True)], pa.string()
         )
-    found = pa.array(values, from_pandas=True)
+    found = as_arrow(values)
     array: Values = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from etl.errors import EtlError
+from etl.tables.arrow import as_arrow
 
 LANES = 3
 KEY_LANES = (0, 1)
@@ -135,7 +136,7 @@ def _arrow(series: pd.Series[Any]) -> Values:
     """The column, which has rows, as one array: text, bytes, or values of a whole number of words."""
     if series.dtype == object:
         return _described(None if null else value for value, null in zip(series, series.isna(), strict=True))
-    values = pa.array(series, from_pandas=True)
+    values = as_arrow(series)
     chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
     widened = [_widened(chunk) for chunk in chunks]
     return widened[0] if len(widened) == 1 else pa.concat_arrays(widened)

@@ -83,9 +83,10 @@ class LegoCleaner(Transformer):
             account.repair(f"{column.name}: white space", raw, sets[column.name])
         sets["set_id"] = _repaired_ids(sets["set_id"], sets["brickset_url"], account)
         sets["theme"] = self._one_spelling(sets["theme"], account)
-        typed = DataFrame({column.name: conform(sets[column.name], column, account) for column in COLUMNS})
-        _unique_ids(typed, account)
-        return typed
+        typed = {column.name: conform(sets[column.name], column, account) for column in COLUMNS}
+        table = DataFrame(typed, index=batch.index, copy=False)  # saying so saves pandas finding out, for every batch
+        _unique_ids(table, account)
+        return table
 
     def _one_spelling(self, themes: Series, account: Account) -> Series:
         spelled = themes.replace(self.themes) if themes.isin(list(self.themes)).any() else themes
