@@ -18,7 +18,7 @@ from pandas import DataFrame
 
 from benchmarks.data import make_zip
 from etl.base import Extractor, Loader, Transformer
-from etl.engine import QUEUE_DEPTH
+from etl.engine import AHEAD
 from etl.extractors.files import FilesExtractor
 from etl.files.csv_options import CsvOptions
 from etl.files.csv_reader import read_csv
@@ -139,7 +139,7 @@ class SlowestOfAll(Loader):
 def test_few_batches_are_alive_at_a_time() -> None:
     report = Pipeline("alive", ManyBatches(), [NewBatch()], SlowestOfAll()).run()
     assert report.steps[0].rows_in == BATCHES * 10
-    assert 1 < most_alive <= QUEUE_DEPTH + 3  # a queue of them, one on its way in, one being transformed, one just made
+    assert 1 < most_alive <= AHEAD + 3  # a queue of them, one on its way in, one being transformed, one just made
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------

@@ -53,8 +53,11 @@ class Upload(io.RawIOBase):
         self._crc32 = zlib.crc32(data, self._crc32)
         self._buffer += data
         while len(self._buffer) >= self._part_bytes:
-            self._send(bytes(self._buffer[: self._part_bytes]))
+            with memoryview(self._buffer) as buffer:
+                body = bytes(buffer[: self._part_bytes])
             del self._buffer[: self._part_bytes]
+            self._send(body)
+            del body
         return length
 
     def finish(self) -> dict[str, Any]:
