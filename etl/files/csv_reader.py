@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -359,7 +360,7 @@ def _is_clean(data: bytes, end: int) -> bool:
     """Whether the first ``end`` bytes are UTF-8 without NUL."""
     if data.find(b"\0", 0, end) >= 0:
         return False
-    offsets = np.array([0, end], dtype=np.int32)
+    offsets = struct.pack("=2i", 0, end)
     text = pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(data))
     try:
         text.validate(full=True)  # sees to UTF-8, many times faster than parsing does

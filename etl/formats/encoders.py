@@ -29,6 +29,7 @@ Descriptions: TypeAlias = Mapping[str, Mapping[str, str]]  # column -> such as {
 
 _HEAD_ROWS = 131_072
 _SAMPLE_ROWS = 16_384
+_LONG_BYTES = 24
 _BUFFER_BYTES = 1 << 20
 # Of each chunk of a column, Arrow's Parquet writer takes so many rows at a time, and sees whether the page is full.
 _WRITE_ROWS = 1_024
@@ -161,7 +162,7 @@ def _writer(file_format: Format, sink: Any, schema: pa.Schema, options: FormatOp
 
 
 class _ParquetWriter:
-    """pyarrow's writer, opened when the first rows are there: they show which columns need no dictionary."""
+    """pyarrow's writer, opened when the first rows are there: they show what is worth doing for which column."""
 
     def __init__(self, sink: Any, schema: pa.Schema, options: ParquetOptions) -> None:
         self._sink = sink
@@ -170,33 +171,42 @@ class _ParquetWriter:
         self._writer: Any = None
 
     def write_table(self, table: pa.Table) -> None:
-        self._writer = self._writer or self._opened(_with_repeats(table))
+        self._writer = self._writer or self._opened(table.slice(0, _SAMPLE_ROWS))
         self._writer.write_table(table)
 
     def close(self) -> None:
-        self._writer = self._writer or self._opened(True)
+        self._writer = self._writer or self._opened(self._schema.empty_table())
         self._writer.close()
 
-    def _opened(self, dictionaries: list[str] | bool) -> Any:
+    def _opened(self, some: pa.Table) -> Any:
+        names = some.column_names
+        dictionaries: Any = [name for name in names if _repeats(some[name])]
+        statistics: Any = [name for name in names if name in dictionaries or not _is_long(some[name])]
+        if any(pa.types.is_nested(field.type) for field in some.schema):
+            dictionaries = statistics = True  # the leaves of nested columns have other names
         return pyarrow.parquet.ParquetWriter(
             self._sink,
             self._schema,
             compression=self._options.compression,
             compression_level=self._options.compression_level,
-            use_dictionary=dictionaries,  # type: ignore[arg-type]  # the stubs lack the list
+            use_dictionary=dictionaries,
             write_batch_size=_WRITE_ROWS,
-            write_statistics=self._options.statistics,
+            write_statistics=self._options.statistics and statistics,
             write_page_index=self._options.page_index,
         )
 
 
-def _with_repeats(table: pa.Table) -> list[str] | bool:
-    """The columns whose values come twice on average. For others a dictionary takes more time and room than none."""
-    if any(pa.types.is_nested(field.type) for field in table.schema):
-        return True  # their leaves have other names
-    some = table.slice(0, _SAMPLE_ROWS)
-    columns = zip(some.column_names, some.columns, strict=True)
-    return [name for name, column in columns if 2 * pc.count_distinct(column).as_py() <= some.num_rows]
+def _repeats(column: Any) -> bool:
+    """Whether values come twice on average. If not, a dictionary takes more time and room than none."""
+    distinct: int = pc.count_distinct(column).as_py()
+    return 2 * distinct <= len(column)
+
+
+def _is_long(column: Any) -> bool:
+    """Whether these are texts like URLs: no reader skips any by their least and greatest, which take time to find."""
+    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        return False
+    return (pc.mean(pc.binary_length(column)).as_py() or 0) > _LONG_BYTES
 
 
 class _CsvWriter:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import threading
-import zlib
 from pathlib import Path
+
+from zlib_ng import zlib_ng
 
 _CHUNK = 1024**2
 
@@ -14,11 +15,11 @@ _CHUNK = 1024**2
 def crc32_of(body: bytes | Path) -> str:
     """The checksum of bytes or of a file, as S3 writes it."""
     if isinstance(body, bytes):
-        return crc32_text(zlib.crc32(body))
+        return crc32_text(zlib_ng.crc32(body))
     crc32 = 0
     with body.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            crc32 = zlib.crc32(chunk, crc32)
+            crc32 = zlib_ng.crc32(chunk, crc32)
     return crc32_text(crc32)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
+from zlib_ng import zlib_ng
 
 from etl.errors import ConfigError, DataError
 from etl.formats.encoders import Descriptions, Encoder, grouped
@@ -237,7 +237,7 @@ class HashedFile(io.RawIOBase):
         self._file.write(data)
         self.size += len(data)
         self.sha256.update(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self.crc32 = zlib_ng.crc32(data, self.crc32)
         return len(data)
 
     def close(self) -> None:

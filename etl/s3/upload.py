@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
+
+from zlib_ng import zlib_ng
 
 from etl.errors import ConfigError
 from etl.s3.bodies import crc32_of, crc32_text
@@ -50,7 +51,7 @@ class Upload(io.RawIOBase):
         length = len(data)
         self.size += length
         self.sha256.update(data)
-        self._crc32 = zlib.crc32(data, self._crc32)
+        self._crc32 = zlib_ng.crc32(data, self._crc32)
         self._buffer += data
         while len(self._buffer) >= self._part_bytes:
             with memoryview(self._buffer) as buffer:
