@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from pandas import DataFrame, Series
+from pandas import DataFrame, Index, RangeIndex, Series
 from pydantic import SecretStr
 
 from etl.base import Extractor, Loader, Transformer
@@ -100,6 +100,14 @@ def test_rejected_and_dropped_rows_leave_with_their_reason() -> None:
     assert [(r.row, r.value, r.rule) for r in account.take_rejects()] == [(2, "2", "is two"), (2, "2", "is even")]
     assert account.take_rejects() == []
     assert account.balances()
+
+
+@pytest.mark.parametrize("index", [RangeIndex(5, 10), Index([5, 6, 7, 8, 9]), Index([9, 7, 5, 7, 6])])
+def test_rows_that_leave_are_known_by_their_labels(index: Index[Any]) -> None:
+    """Whatever the index is like, and though one of them is not among the rows that are asked about."""
+    account = Account("step")
+    account.reject(Index([7, 1]), "bad")
+    assert account.leaving(index).tolist() == [label == 7 for label in index]
 
 
 def test_loader_must_store_every_row() -> None:

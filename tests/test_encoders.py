@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, get_args
 
 import pandas as pd
@@ -115,6 +115,31 @@ def test_regroup_lets_go_of_what_it_yielded() -> None:
     assert peak <= 4 * 20_000 * 8  # two groups and two batches, of forty
 
 
+def test_regroup_copies_only_where_two_tables_meet() -> None:
+    tables = [
+        pa.table({"number": pa.array(range(start, start + 2_500), pa.int64())}) for start in range(0, 10_000, 2_500)
+    ]
+    before = pa.total_allocated_bytes()
+    groups = list(regroup(iter(tables), 6_000, 1_000))
+    assert pa.total_allocated_bytes() - before <= 3 * 1_000 * 8 + 1_000
+    assert [group.num_rows for group in groups] == [6_000, 4_000]
+    assert [len(chunk) for chunk in groups[0]["number"].chunks] == [2_000, 1_000, 2_000, 1_000]
+    assert pa.concat_tables(groups)["number"].to_pylist() == list(range(10_000))
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 1, 1, 1, 4], [10, 10], [7, 0, 13], [25], [9, 1, 15]])
+def test_regroup_keeps_the_rows_in_order(sizes: list[int]) -> None:
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    tables = [
+        pa.table({"n": pa.array(range(at, at + size), pa.int64())}) for at, size in zip(starts, sizes, strict=True)
+    ]
+    groups = list(regroup(iter(tables), 11, 5))
+    assert [n for group in groups for n in group["n"].to_pylist()] == list(range(sum(sizes)))
+    for group in groups:
+        ends = list(accumulate(len(chunk) for chunk in group["n"].chunks))
+        assert all(end % 5 == 0 for end in ends[:-1])
+
+
 # -- Parquet -------------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +157,17 @@ def test_parquet_options_are_used() -> None:
     assert [file.metadata.row_group(number).num_rows for number in range(3)] == [4, 4, 2]
     column = file.metadata.row_group(0).column(0)
     assert (column.compression, column.is_stats_set, column.has_column_index) == ("UNCOMPRESSED", False, False)
+
+
+def test_statistics_are_kept_where_they_help() -> None:
+    urls = [f"https://images.example.com/sets/{number:08}.jpg" for number in range(100)]
+    frame = DataFrame({"id": [f"{number}-1" for number in range(100)], "url": urls, "site": [urls[0]] * 100})
+    group = parquet_file(frame).metadata.row_group(0)
+    assert {group.column(n).path_in_schema: group.column(n).is_stats_set for n in range(3)} == {
+        "id": True,
+        "url": False,
+        "site": True,
+    }
 
 
 def test_parquet_levels_are_used() -> None:
