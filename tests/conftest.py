@@ -22,6 +22,7 @@ settings.register_profile("etl", deadline=None, derandomize=True)
 settings.load_profile("etl")
 
 PROJECT = Path(__file__).parent.parent
+PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md"))]
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET = "a-secret-of-the-tests"
 _OURS = ("AWS_", "S3_", "LEGO_", "LOG_", "ETL_", "API_", "DATABASE_")

@@ -21,7 +21,7 @@ import pytest
 
 import etl
 from etl.loaders.s3 import S3Loader
-from tests.conftest import PROJECT, Bucket
+from tests.conftest import PAGES, Bucket
 from tests.contracts import LoaderContract
 
 COLUMNS: dict[str, pa.Array[Any]] = {
@@ -167,11 +167,11 @@ def test_the_aws_command_line(table_uri: str, bucket: Bucket) -> None:
     assert pyarrow.parquet.read_table(io.BytesIO(copied.stdout)).equals(TABLE)
 
 
-def test_what_the_readme_shows_runs(table_uri: str, dataset_uri: str) -> None:
+def test_what_the_documentation_shows_runs(table_uri: str, dataset_uri: str) -> None:
     """Its lines that read an object or a dataset, with the places of this test."""
     polars = pytest.importorskip("polars")
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if re.match(r"(frame = )?(etl|pandas|duckdb|polars)\.\w+\(", line)]
+    shown = "\n".join(page.read_text(encoding="utf-8") for page in PAGES).splitlines()
+    lines = [line for line in shown if re.match(r"(frame = )?(etl|pandas|duckdb|polars)\.\w+\(", line)]
     assert len(lines) == 5
     names = {"etl": etl, "pandas": pd, "duckdb": duckdb_reading(), "polars": polars}
     for line in lines:
