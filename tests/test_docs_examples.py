@@ -45,7 +45,8 @@ def files_shown() -> dict[str, str]:
     shown: dict[str, str] = {}
     for language in ("python", "toml"):
         for prose, block, _ in blocks(language):
-            if names := re.findall(r"`([\w/-]+\.(?:py|toml))`[^`]*$", prose.rstrip().rpartition("\n\n")[2]):
+            introduction = prose.rstrip().rpartition("\n\n")[2].replace("`main.py`", "")
+            if names := re.findall(r"`([\w/-]+\.(?:py|toml))`", introduction):
                 shown.setdefault(names[-1], block)
     return shown
 
