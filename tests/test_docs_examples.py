@@ -23,6 +23,8 @@ LINE = '192.0.2.7 - - [10/Oct/2026:13:55:36 +0000] "GET /sets/{} HTTP/1.1" 404 -
 LEGO_ZIP = "https://maven-datasets.s3.amazonaws.com/LEGO+Sets/LEGO+Sets.zip"
 MAX_LINES = 40
 
+VALUES = {"DATABASE_URL": "sqlite:///file.db", "MONGODB_URI": "mongodb://host"}
+
 # What an example leaves out that is about something else.
 REST_OF_A_PIPELINE = {
     "extract": '[extract]\ntype = "FilesExtractor"\npath = "table.csv"\n',
@@ -30,12 +32,15 @@ REST_OF_A_PIPELINE = {
     "load": '[load]\ntype = "S3Loader"\nbucket = "my-bucket"\nkey = "table.parquet"\n',
 }
 
+_EXAMPLE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
 
 def blocks(language: str) -> Iterator[tuple[str, str, str]]:
     """Each example in this language: what stands before it, since the one before, its text, and a name for it."""
     for page in PAGES:
-        shown = re.findall(r"(.*?)```(\w*)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-        for number, (prose, of_language, block) in enumerate(shown, start=1):
+        parts = _EXAMPLE.split(page.read_text(encoding="utf-8"))
+        found = zip(parts[:-1:3], parts[1::3], parts[2::3], strict=True)
+        for number, (prose, of_language, block) in enumerate(found, start=1):
             if of_language == language:
                 yield prose, block, f"{page.name}-{number}"
 
@@ -73,7 +78,7 @@ def test_toml_is_valid(block: str, uncommented: bool, tmp_path: Path, monkeypatc
             (tmp_path / name).write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     for name in re.findall(r"\$\{(\w+)\}", block):
-        monkeypatch.setenv(name, "sqlite:///file.db" if name == "DATABASE_URL" else "a-value")
+        monkeypatch.setenv(name, VALUES.get(name, "a-value"))
     missing = [rest for table, rest in REST_OF_A_PIPELINE.items() if is_needed(table, block)]
     file = tmp_path / "table.toml"
     file.write_text("\n".join([block, *missing]))
