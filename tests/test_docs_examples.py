@@ -63,6 +63,19 @@ def toml_examples() -> list[object]:
 # -- pipeline files ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def modules_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The modules of the examples can be imported, and are forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = {name: content for name, content in files_shown().items() if "/" not in name}
+    for name, content in shown.items():
+        (tmp_path / name).write_text(content)
+    yield
+    for name in shown:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+@pytest.mark.usefixtures("modules_shown")
 @pytest.mark.parametrize("uncommented", [False, True])
 @pytest.mark.parametrize("block", toml_examples())
 def test_toml_is_valid(block: str, uncommented: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,10 +86,6 @@ def test_toml_is_valid(block: str, uncommented: bool, tmp_path: Path, monkeypatc
         file.write_text(block)
         assert read_schema(file).columns
         return
-    for name, content in files_shown().items():
-        if "/" not in name:
-            (tmp_path / name).write_text(content)
-    monkeypatch.syspath_prepend(tmp_path)
     for name in re.findall(r"\$\{(\w+)\}", block):
         monkeypatch.setenv(name, VALUES.get(name, "a-value"))
     missing = [rest for table, rest in REST_OF_A_PIPELINE.items() if is_needed(table, block)]
