@@ -35,7 +35,7 @@ def show_rejects(loader: Loader, pipeline: str, wanted: str, *, as_json: bool) -
     rows = len({(entry["source"], entry["row"]) for entry in entries})
     print(f"run {run_id}: {rows:,} rejected rows of {', '.join(sorted({entry['source'] for entry in entries}))}\n")
     print_table([("step", "column", "rule", "rows", "such as"), *_by_rule(entries)], right=(3,))
-    print(f"\n`python main.py rejects {run_id} --json` has all of them; `replay` takes them through the steps again.")
+    print("\nThe same command with `--json` prints all of them; `replay` takes them through the steps again.")
     return 0
 
 

@@ -41,7 +41,7 @@ def explained(code: str, message: str = "", *, owner: str | None = None, headers
         ("SignatureDoesNotMatch", 77, "check AWS_SECRET_ACCESS_KEY"),
         ("KMS.DisabledException", 77, "the KMS key is disabled"),
         ("KMS.NotFoundException", 78, "check kms_key_id"),
-        ("NoSuchBucket", 78, "check its name, or create it"),
+        ("NoSuchBucket", 78, "check its name, or let `python main.py bucket --create` make it"),
         ("PermanentRedirect", 78, "set region in"),
         ("AccessControlListNotSupported", 78, "leave acl out"),
         ("NotImplemented", 78, "does not implement"),

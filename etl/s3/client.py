@@ -61,6 +61,7 @@ class NoConditions(ConfigError):
 
 _ASK = "these credentials may not do that; ask for the permission"
 _REGION = "the bucket is in another region; set region in [load], or AWS_DEFAULT_REGION"
+_NO_BUCKET = "the bucket does not exist; check its name, or let `python main.py bucket --create` make it"
 _LATER = "run again later"
 
 _CODES: dict[str, tuple[type[EtlError], str]] = {
@@ -80,8 +81,8 @@ _CODES: dict[str, tuple[type[EtlError], str]] = {
     "KMS.InvalidStateException": (AccessError, "the KMS key is about to be deleted; name another kms_key_id"),
     "KMS.ThrottlingException": (Unavailable, f"KMS is throttling; {_LATER}"),
     # which bucket, which object, which options
-    "NoSuchBucket": (Missing, "the bucket does not exist; check its name, or create it"),
-    "404": (Missing, "the bucket does not exist; check its name, or create it"),
+    "NoSuchBucket": (Missing, _NO_BUCKET),
+    "404": (Missing, _NO_BUCKET),
     "NoSuchKey": (Missing, "there is no such object"),
     "NoSuchVersion": (Missing, "there is no such version"),
     "InvalidBucketName": (ConfigError, "that is no valid bucket name"),
