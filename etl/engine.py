@@ -1,12 +1,13 @@
-"""Runs the stages of a pipeline side by side, joined by small queues."""
+"""Runs the stages of a pipeline side by side, joined by small queues, and imports beside other work."""
 
 from __future__ import annotations
 
+import importlib
 import queue
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 from etl.ledger import Account
@@ -92,3 +93,16 @@ def in_background(source: Iterable[T], name: str, waiting: Account, ahead: int =
         yield iter(stage)
     finally:
         stage.close()
+
+
+def import_in_background(module: str) -> None:
+    """Begin to import what will be needed soon, by somebody who has to wait for the network first.
+
+    A failure is left for whoever needs it to meet.
+    """
+
+    def load() -> None:
+        with suppress(Exception):
+            importlib.import_module(module)
+
+    threading.Thread(target=load, name="import").start()

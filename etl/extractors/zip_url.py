@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from etl.base import Extractor
+from etl.engine import import_in_background
 from etl.errors import RetryLater, SourceError
 from etl.files.csv_options import CsvOptions
 from etl.files.safe_zip import DamagedZipError, ZipLimits, looks_like_zip, open_member
@@ -20,6 +22,8 @@ from etl.run import Source
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+_READER = "etl.files.csv_reader"  # and pandas with it
 
 
 class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
@@ -94,7 +98,7 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
         return download
 
     def _fetch_zip(self) -> Download:
-        download = fetch(self.url, self.cache_dir, self)
+        download = fetch(self.url, self.cache_dir, self, meanwhile=partial(import_in_background, _READER))
         with download.path.open("rb") as file:
             head = file.read(HEAD_BYTES)
         try:

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -71,9 +71,10 @@ class Peek:
     content_type: str | None
 
 
-def fetch(url: str, folder: Path, options: DownloadOptions) -> Download:
+def fetch(url: str, folder: Path, options: DownloadOptions, meanwhile: Callable[[], None] = lambda: None) -> Download:
     """Return the file at ``url``, from the cache in ``folder`` if the server says that it has not changed.
 
+    ``meanwhile``: called when the server begins to send the file; must return at once.
     Raises ConfigError, SourceError, AccessError, RetryLater, DataError (too large, other hash) or StorageError.
     """
     _check_url(url, options)
@@ -81,7 +82,7 @@ def fetch(url: str, folder: Path, options: DownloadOptions) -> Download:
     patience = Patience(options)
     entry = _Entry(folder, url)
     with entry.locked(patience), web_session() as session:
-        download = _Fetching(url, options, entry, patience, session).fetch()
+        download = _Fetching(url, options, entry, patience, session, meanwhile).fetch()
     if options.sha256 and download.sha256 != options.sha256.lower():
         entry.clear()
         raise DataError(
@@ -140,6 +141,7 @@ class _Fetching:
     entry: _Entry
     patience: Patience
     session: Session
+    meanwhile: Callable[[], None]
 
     def fetch(self) -> Download:
         """Try until the file is there. A part that turns out useless is started over, but only once."""
@@ -174,6 +176,7 @@ class _Fetching:
                 version = part.version
             else:
                 version = self._begin(response)
+            self.meanwhile()
             sha256 = self._receive(response, version)
         return self.entry.finish_part(version, sha256).as_download(self.url, fresh=True)
 
