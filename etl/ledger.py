@@ -152,7 +152,9 @@ class Account:
         """Take rejected and dropped rows out of ``result`` and check that the batch balances."""
         gone = len(self._leaving)
         if gone:
-            result = result[~self.leaving(result.index)]
+            from etl.tables.arrow import rows_kept
+
+            result = rows_kept(result, ~self.leaving(result.index).to_numpy())
             self._leaving = {}
         missing = rows_in + self._adding - gone - len(result)
         self._adding = 0
