@@ -21,7 +21,7 @@ from etl.ledger import Account, Reject, account_names
 from etl.logs import configure_logging, context
 from etl.paths import PROJECT
 from etl.report import RunReport
-from etl.run import Receipt, Run, new_run_id
+from etl.run import Published, Receipt, Run, new_run_id
 from etl.signals import held_signals, stopped_by_signals
 
 if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --help must not wait for
@@ -115,6 +115,7 @@ class Pipeline:
 
     def _run(self, report: RunReport, *, force: bool, dry_run: bool, accept: bool) -> None:
         from etl.recipe import recipe_of
+        from etl.repeats import repeats
 
         extracting = Account(self.extractor.name)
         with self.extractor.blamed(), extracting.timed():
@@ -123,7 +124,7 @@ class Pipeline:
         recipe = recipe_of(report.source, steps)
         with self.loader.blamed():
             live = self.loader.live()
-        if recipe and live and live.recipe == recipe and not force and not dry_run:
+        if recipe and live and not force and not dry_run and repeats(self.loader, live, recipe):
             report.status = "unchanged"
             return
         if self.schema is not None:
@@ -230,19 +231,32 @@ class Pipeline:
         with held_signals(), self.loader.blamed():
             report.published = self.loader.commit([receipt], run)
         report.status = "published" if report.published.changed else "unchanged"
+        self._keep_note(run, report.published)
+
+    def _keep_note(self, run: Run, published: Published) -> None:
+        """Remember that this recipe gives what is live, if that was found out: the next run need not do so again.
+
+        Not of a replay: who asks for one wants to see what is still rejected.
+        """
+        from etl.repeats import note
+
+        if run.recipe and published.identity and run.replays is None:
+            self._keep("The note that spares the next run this work", *note(run.recipe, published.identity))
 
     def _keep_report(self, report: RunReport) -> None:
-        """Store the report beside the data. The run is over: failing here is worth a warning, no more."""
         if report.error and report.error["step"] == self.loader.name:
             return  # where the data could not go, the report cannot either
-        with tempfile.TemporaryDirectory(prefix="etl-") as folder:
-            file = Path(folder) / "report.json"
-            file.write_text(report.to_json(), encoding="utf-8")
-            try:
-                with self.loader.blamed():
-                    self.loader.keep(f"_runs/{report.run_id}.json", file)
-            except EtlError as error:
-                log.warning("The run report could not be stored: %s", error)
+        self._keep("The run report", f"_runs/{report.run_id}.json", report.to_json())
+
+    def _keep(self, what: str, name: str, content: str) -> None:
+        """Store a small file beside the data. The run is over: failing here is worth a warning, no more."""
+        try:
+            with self.loader.blamed(), tempfile.TemporaryDirectory(prefix="etl-") as folder:
+                file = Path(folder) / "kept"
+                file.write_text(content, encoding="utf-8")
+                self.loader.keep(name, file)
+        except EtlError as error:
+            log.warning("%s could not be stored: %s", what, error)
 
 
 def _watched(batches: Iterable[DataFrame], advance: Callable[[int], None]) -> Iterator[DataFrame]:

@@ -166,7 +166,8 @@ class Loader(Step):
     MUST write  ``write(batches, run)``: store the batches out of sight; clean up after itself when it fails.
                 ``commit(receipts, run)``: make them visible, in one atomic act.
     MAY write   ``abort(receipts)``: take back what ``write`` stored; must not raise.
-                ``live()``: what is published now, or None.
+                ``live()``: what is published now, or None. With an ``identity``, which ``commit`` gives too where it
+                changes nothing, re-runs become free again after a change of code that changes no row.
                 ``check()``: may we write there? One line of good news, or an error.
                 ``keep(name, path)``: store a small file (report, rejects) beside the data; its URI.
                 ``figures(live)``: what ``Receipt.figures`` was when that was published; else its report tells.

@@ -86,7 +86,7 @@ class RunReport:
             message = self.error["message"] if self.error else "unknown error"
             return f"{self.pipeline}: failed {took}: {message}"
         if not self.steps:
-            return f"{self.pipeline}: unchanged {took}: source, configuration and code are those of what is published"
+            return f"{self.pipeline}: unchanged {took}: source, configuration and code give what is published"
         where = f" -> {self.published.uri}" if self.published else ""
         return f"{self.pipeline}: {self.status} {took}: {self.balance()}{where}"
 

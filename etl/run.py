@@ -57,18 +57,24 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Live:
-    """What is published at a destination now, as far as it says."""
+    """What is published at a destination now, as far as it says.
+
+    ``identity`` names exactly that: it is another as soon as anything else is published. ``etl/repeats.py`` needs it.
+    """
 
     uri: str
     run_id: str | None = None
     recipe: str | None = None
-    version_id: str | None = None
+    identity: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a commit made visible. ``changed`` is False if the same bytes were live already and nothing was written."""
+    """What a commit made visible. ``changed`` is False if the same bytes were live already and nothing was written.
+
+    ``identity``: in that case, of what is live, as ``Live`` has it.
+    """
 
     uri: str
     rows: int
@@ -77,6 +83,7 @@ class Published:
     schema: dict[str, str]
     version_id: str | None = None
     changed: bool = True
+    identity: str | None = None
 
 
 def new_run_id() -> str:

@@ -274,6 +274,17 @@ class LoaderContract(StepContract):
         assert live is not None
         assert live.recipe == "r7"
 
+    def test_an_unchanged_commit_names_what_is_live(self) -> None:
+        first = self.publish(1)
+        again = self.publish(1, recipe="r2")
+        live = self.make().live()
+        assert live is not None
+        assert (first.identity, again.identity) == (None, live.identity)
+        self.publish(2, recipe="r3")
+        now = self.make().live()
+        assert now is not None
+        assert (now.identity == live.identity) == (live.identity is None)
+
     def test_changed_types_are_refused(self) -> None:
         def changing() -> Iterator[DataFrame]:
             yield from self.batches(1)

@@ -77,6 +77,27 @@ def test_an_unchanged_run_costs_one_request_on_each_side(lego: Pipeline, web: We
     assert calls(front) == {"HEAD lego/lego_sets.parquet": 1}
 
 
+def test_a_change_that_changes_no_row_costs_one_request_more(lego: Pipeline, web: WebServer, front: Front) -> None:
+    first = lego.run()
+    changed = Pipeline.from_file("pipelines/lego.toml", ["load.parquet.row_group_rows=100000"])
+    front.calls.clear()
+    run_id = changed.run().run_id
+    (note,) = {call.key for call in front.calls if "_unchanged-" in call.key}
+    assert calls(front) == {
+        "HEAD lego/lego_sets.parquet": 2,
+        f"GET {note}": 1,
+        "GET ?list-type&prefix&max-keys&encoding-type": 1,  # there is none: because the bucket is missing?
+        f"GET lego/_runs/{first.run_id}.json": 1,  # for the guard
+        "GET ?uploads&prefix": 1,
+        f"PUT lego/_rejects/{run_id}.jsonl": 1,
+        f"PUT {note}": 1,
+        f"PUT lego/_runs/{run_id}.json": 1,
+    }
+    front.calls.clear()
+    assert changed.run().steps == []
+    assert calls(front) == {"HEAD lego/lego_sets.parquet": 1, f"GET {note}": 1}
+
+
 def test_every_byte_is_read_once(tmp_path: Path) -> None:
     content = b"id,name\n" + b"".join(b"%d,name of %d\n" % (number, number) for number in range(100_000))
     stream = CountingStream(content)

@@ -149,6 +149,7 @@ def use_everything(loader: S3Loader, folder: Path) -> None:
         loader.live()
         loader.commit([loader.load(batches(count), again)], again)
         loader.keep(f"_runs/{again.id}.json", report)
+        loader.kept("_runs/_unchanged-0123456789abcdef.json")  # there is none
         loader.keep(f"_rejects/{again.id}.jsonl", report)
     loader.commit([loader.load(batches(7), run)], run)
 

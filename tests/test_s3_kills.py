@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
@@ -17,8 +18,10 @@ from tests.processes import started
 from tests.s3_front import Call, Front
 from tests.s3_runs import Proof, run_command
 
+CHANGE = ["load.parquet.row_group_rows=1000"]  # of files that are CSV
 
-def kill(proof: Proof, place: str, front: Front, point: int, *, after: bool) -> None:
+
+def kill(proof: Proof, place: str, front: Front, point: int, *, after: bool, more: Sequence[str] = ()) -> None:
     """Run in a process that dies with the call number ``point``: before the S3 server hears of it, or after."""
     number = count(1)
     pid: Future[int] = Future()
@@ -31,7 +34,7 @@ def kill(proof: Proof, place: str, front: Front, point: int, *, after: bool) -> 
 
     (front.lose_reply_if if after else front.reset_if)(strike)
     environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3_", "ETL_"))}
-    process = started(run_command, proof.command(place), environment)
+    process = started(run_command, proof.command(place, more=more), environment)
     assert process.pid is not None
     pid.set_result(process.pid)
     process.join(60)
@@ -89,3 +92,27 @@ def check_repair(proof: Proof, place: str, front: Front, new: str | None) -> Non
     front.calls.clear()
     assert proof.run(place).status == "unchanged"
     assert not any(call.writes for call in front.calls)
+
+
+@pytest.mark.parametrize(
+    ("layout", "entry"), [slow("object", "table.csv"), slow("dataset", "_current.json")], ids=["object", "dataset"]
+)
+def test_a_kill_costs_a_change_that_changes_no_row_one_more_run(
+    tmp_path: Path, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch, layout: str, entry: str
+) -> None:
+    monkeypatch.setenv("S3_BUCKET", bucket.name)
+    proof = Proof(tmp_path, bucket, layout)
+    proof.prepare()
+    with shared_clients():
+        proof.run("unharmed")
+        front.calls.clear()
+        assert proof.run("unharmed", more=CHANGE).status == "unchanged"
+        calls = len(front.calls)
+        for point in range(1, calls + 1):
+            for after in (False, True):
+                place = f"{'after' if after else 'before'}-{point}"
+                proof.run(place)
+                kill(proof, place, front, point, after=after, more=CHANGE)
+                assert proof.run(place, more=CHANGE).status == "unchanged"
+                assert proof.run(place, more=CHANGE).steps == []
+                assert len(bucket.versions(f"{place}/{entry}")) == 1

@@ -43,7 +43,8 @@ class IcebergLoader(Loader):
 
     The data files are written first, where no snapshot names them; one change in the catalog makes them visible. The
     snapshot's summary tells which run, recipe and content made it (``etl.run-id``, ``etl.recipe``, ``etl.sha256``), so
-    that a run that is repeated, also after it was killed right after its commit, changes nothing.
+    that a run that is repeated, also after it was killed right after its commit, changes nothing. Other recipes that
+    were found to give the same content are in notes beside the table, see ``etl/repeats.py``.
 
     A table's own types win: rows are cast to them, or refused. Partitioned tables are refused.
     """
@@ -75,12 +76,11 @@ class IcebergLoader(Loader):
 
     def live(self) -> Live | None:
         with iceberg_errors(self.uri):
-            table = self._find(self.catalog.open())
-            snapshot = next(self._ours(table), None) if table else None
+            snapshot = self._newest(self._find(self.catalog.open()))
         if snapshot is None:
             return None
         told = _told(snapshot)
-        return Live(self.uri, told["etl.run-id"], told.get("etl.recipe"), str(snapshot.snapshot_id))
+        return Live(self.uri, told["etl.run-id"], told.get("etl.recipe"), _id(snapshot))
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
         from etl.formats.encoders import arrow_tables
@@ -114,14 +114,16 @@ class IcebergLoader(Loader):
         receipt = receipts[0]
         with iceberg_errors(self.uri):
             catalog = self.catalog.open()
-            snapshot = self._same(self._find(catalog), receipt, run)
+            table = self._find(catalog)
+            snapshot = self._same(table, receipt, run)
             changed = snapshot is None
             if changed:
                 snapshot = self._publish(catalog, receipt, run)
         if not changed:
             self.abort(receipts)
-        version_id = str(snapshot.snapshot_id) if snapshot else None
-        return Published(self.uri, receipt.rows, receipt.bytes, receipt.sha256, receipt.schema, version_id, changed)
+        identity = None if changed else _id(self._newest(table))
+        published = (self.uri, receipt.rows, receipt.bytes, receipt.sha256, receipt.schema)
+        return Published(*published, _id(snapshot), changed, identity)
 
     def abort(self, receipts: Sequence[Receipt]) -> None:
         """Remove the data files, unless they are part of the table by now."""
@@ -190,6 +192,9 @@ class IcebergLoader(Loader):
                 yield snapshot
             elif self.mode != "append" and snapshot.summary and snapshot.summary.operation != Operation.REPLACE:
                 return  # a snapshot that is called "replace" holds the same rows in other files
+
+    def _newest(self, table: Table | None) -> Snapshot | None:
+        return next(self._ours(table), None) if table else None
 
     def _same(self, table: Table | None, receipt: Receipt, run: Run) -> Snapshot | None:
         """The snapshot that this run would only repeat."""
@@ -318,6 +323,10 @@ def _summary(receipt: Receipt, run: Run) -> dict[str, str]:
         "etl.sha256": receipt.sha256,
     }
     return {name: value for name, value in told.items() if value}
+
+
+def _id(snapshot: Snapshot | None) -> str | None:
+    return str(snapshot.snapshot_id) if snapshot else None
 
 
 def _told(snapshot: Snapshot) -> dict[str, str]:

@@ -28,9 +28,10 @@ class LocalLoader(Loader, FormatOptions):
     Rows are written to a draft beside the file, hidden, whose name ends in .tmp. It takes the file's place at the
     commit; the drafts of runs that were killed are removed by the next run.
 
-    A hidden file beside it, such as ``.lego_sets.parquet.meta.json``, tells run, recipe and the content's SHA-256. Two
-    files cannot be replaced at once, so it also tells which file it is about (inode, size, time of change); if that is
-    not the one that is there, it counts only if the SHA-256 is right.
+    A hidden file beside it, such as ``.lego_sets.parquet.meta.json``, tells run, recipe and the content's SHA-256. The
+    recipe is that of the last run that gave this content, be the file of an earlier one. Two files cannot be replaced
+    at once, so it also tells which file it is about (inode, size, time of change); if that is not the one that is
+    there, it counts only if the SHA-256 is right.
     """
 
     path: Path = Field(description='The file to publish, such as "output/lego_sets.parquet". Its folder is made.')

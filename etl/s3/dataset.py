@@ -6,7 +6,8 @@
 
 Whoever reads goes pointer -> manifest -> files, and so sees one whole version, whatever happens meanwhile. Files are
 named by their content, in a folder that is the same for an equal recipe: a run that repeats a killed one finds what is
-there already. Files that the live version has with the same content are taken over from it. Nothing is deleted but by
+there already. Files that the live version has with the same content are taken over from it. A run that finds all of its
+content live writes none of this; ``etl/repeats.py`` says how its recipe is remembered. Nothing is deleted but by
 ``sweep``: what a run that failed has stored, a run on another machine may be about to use.
 """
 
@@ -54,7 +55,8 @@ class DatasetLayout:
         seen = self._catalog().look()
         if seen is None:
             return None
-        return Live(self.loader.uri, seen.pointer.run_id, seen.pointer.recipe, state=seen.pointer.state)
+        pointer = seen.pointer
+        return Live(self.loader.uri, pointer.run_id, pointer.recipe, pointer.manifest, pointer.state)
 
     def figures(self) -> dict[str, Any] | None:
         """Of the rows that the last run has added, replays aside."""
@@ -103,8 +105,8 @@ class DatasetLayout:
             raise LostRace(f"lost race: another run has published to {self.loader.uri} meanwhile; run again")
         if run.state is not None and run.after != (live.run_id if live else None):
             raise LostRace(f"lost race: {self.loader.uri} is not what this run has continued any more; run again")
-        if live is not None and not run.force and self._has(live, manifest, run):
-            return Published(*published, changed=False)
+        if seen is not None and live is not None and not run.force and self._has(live, manifest, run):
+            return Published(*published, changed=False, identity=seen.pointer.manifest)
         if self.loader.mode == "append" and live is not None and not run.force:
             _check_not_there(share, live, self.loader.uri)
         self._check_arrived(catalog, manifest, run)

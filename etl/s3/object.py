@@ -6,7 +6,9 @@ the object must still be the one that was there when the run began to write, els
 
 On the object, as metadata: ``etl-run-id``, ``etl-recipe`` (source, configuration and code), ``etl-source`` (the
 source's fingerprint) and, for a single PUT, ``etl-rows`` and ``etl-sha256``. S3 takes the metadata of a multipart
-upload before its content is known; rows and sha256 are then in ``_runs/<run id>.json`` beside the object.
+upload before its content is known; rows and sha256 are then in ``_runs/<run id>.json`` beside the object. Metadata
+cannot be changed without a new version: recipes that were found to give the same content are in notes beside it, see
+``etl/repeats.py``.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class ObjectLayout:
         if stored is None:
             return None
         told = stored.metadata
-        return Live(self.loader.uri, told.get("etl-run-id"), told.get("etl-recipe"), stored.version_id)
+        return Live(self.loader.uri, told.get("etl-run-id"), told.get("etl-recipe"), _identity(stored))
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
         from etl.formats.encoders import encode
@@ -75,18 +77,16 @@ class ObjectLayout:
             raise EtlError(f"one object is made of one part of the work, not of {len(receipts)}; use prefix")
         receipt = receipts[0]
         store = self.loader.store()
-        before: Stored | None = receipt.detail["before"]
-        if before and not run.force and self._holds(store, before, receipt):
+        stored: Stored | None = receipt.detail["before"]
+        if stored and not run.force and self._holds(store, stored, receipt):
             self.abort(receipts)
-            changed = False
+            changed, identity = False, _identity(stored)
         else:
-            before = self._publish(store, receipt, run)
-            changed = True
+            stored = self._publish(store, receipt, run)
+            changed, identity = True, None
         self._abort_strays(store)
-        version_id = before.version_id if before else None
-        return Published(
-            self.loader.uri, receipt.rows, receipt.bytes, receipt.sha256, receipt.schema, version_id, changed=changed
-        )
+        published = (self.loader.uri, receipt.rows, receipt.bytes, receipt.sha256, receipt.schema)
+        return Published(*published, stored.version_id if stored else None, changed, identity)
 
     def abort(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
@@ -208,6 +208,11 @@ class ObjectLayout:
             self.loader.store(hurried=True).abort_upload(self.key, upload_id)
         except EtlError as error:
             log.warning("An unfinished upload stays behind; the bucket's lifecycle should expire it: %s", error)
+
+
+def _identity(stored: Stored) -> str:
+    """The version id alone is not enough: without versioning there is none, and equal content has an equal ETag."""
+    return f"run {stored.metadata.get('etl-run-id')}, ETag {stored.etag}, version {stored.version_id}"
 
 
 def _is_from(stored: Stored, run: Run) -> bool:
