@@ -105,10 +105,10 @@ class Guard(Options):
     def _ranges(self, now: Shape, last: Shape, keys: set[str]) -> Iterator[str]:
         for name in sorted(keys & now["columns"].keys() & last["columns"].keys()):
             new, old = now["columns"][name], last["columns"][name]
-            low, high = _position(old["low"]), _position(old["high"])
-            if low is None or high is None or low == high or new["low"] is None:
+            low, high, lowest, highest = (_position(each[end]) for each in (old, new) for end in ("low", "high"))
+            if None in (low, high, lowest, highest) or low == high:  # no values, or endless ones
                 continue
-            lost = max(_position(new["low"]) - low, 0) + max(high - _position(new["high"]), 0)
+            lost = max(lowest - low, 0) + max(high - highest, 0)
             if lost / (high - low) > _share(self.lost_range) + 1e-9:
                 ranges = f"goes from {new['low']} to {new['high']}, went from {old['low']} to {old['high']}"
                 yield f"{name} {ranges} ({lost / (high - low):.1%} lost, {self._limit('lost_range')})"

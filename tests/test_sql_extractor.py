@@ -167,6 +167,9 @@ class SqlContract(ExtractorContract):
             assert 1 < len(splits) <= parts
             found = [row for split in pickle.loads(pickle.dumps(splits)) for row in rows_of(split)]
             assert sorted(row[0] for row in found) == [1, 2, 3, 4, 5]
+            account = Account("as a run reads them")
+            numbers = [number for split in splits for batch in split.extract(account) for number in batch.index]
+            assert numbers == [1, 2, 3, 4, 5]
 
     def test_splits_of_nothing_to_split(self) -> None:
         empty = self.make(query="SELECT * FROM sets WHERE id > 5", split_on="id", split_into=4)
@@ -535,6 +538,11 @@ class TestPostgres(ServerContract):
             sizes = [len(frame_of(split)) for split in splits]
             assert (len(sizes), sum(sizes)) == (4, 51), column
             assert all(size >= 12 for size in sizes)
+
+    def test_splits_to_infinity_are_refused(self) -> None:
+        query = "SELECT DATE 'infinity' AS d UNION ALL SELECT DATE '2026-01-01'"
+        with pytest.raises(ConfigError, match="split_on: 'd' goes to infinity"):
+            self.make(query=query, split_on="d", split_into=2).splits()
 
     def test_views_and_tables_of_other_schemas(self) -> None:
         self.run("CREATE SCHEMA IF NOT EXISTS other", "DROP VIEW IF EXISTS other.seen")
