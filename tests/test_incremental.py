@@ -397,6 +397,14 @@ class TestShopOnSqlite(Shop):
         assert outcome(self.pipeline().run()) == ("published", 3, 1)
         assert self.published() == [1, 2, 3, 4]
 
+    def test_rows_without_a_cursor_are_not_replayed(self) -> None:
+        """Every run meets them again, and nobody could tell whether one of them has been added."""
+        self.insert((4, None))
+        report = self.pipeline().run()
+        with pytest.raises(DataError, match="1 have nothing that tells whether they are new"):
+            replay(self.pipeline(), report.run_id)
+        assert self.published() == [1, 2, 3]
+
     def test_another_name_does_not_add_everything_again(self) -> None:
         self.pipeline().run()
         report = self.pipeline(name="renamed").run()
