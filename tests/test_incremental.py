@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -42,24 +40,17 @@ from etl.replay import replay
 from etl.run import Live, Run, Source, new_run_id
 from main import Pipeline
 from tests.contracts import TransformerContract
-from tests.databases import Server
+from tests.databases import OnDatabase, OnMariaDb, OnPostgres, OnSqlite
 from tests.incremental_runs import NOON, IncrementalRuns, Order, next_run, outcome
 from tests.s3_front import Call, front_of
 
 # -- reading from databases -------------------------------------------------------------------------------------------
 
 
-class IncrementalContract(ABC):
-    """MUST write ``url``, ``run`` and ``TIME``. There is a table ``orders`` (id, name, updated_at) of three rows."""
+class IncrementalContract(OnDatabase):
+    """MUST write ``TIME``, a type. There is a table ``orders`` (id, name, updated_at) of three rows."""
 
     TIME: str
-
-    @property
-    @abstractmethod
-    def url(self) -> str: ...
-
-    @abstractmethod
-    def run(self, *statements: str) -> None: ...
 
     @pytest.fixture(autouse=True)
     def _orders(self, _database: None) -> None:
@@ -184,19 +175,8 @@ class IncrementalContract(ABC):
             assert self.next_run(table="typed", column="c") == (2, [])
 
 
-class TestSqlite(IncrementalContract):
+class TestSqlite(OnSqlite, IncrementalContract):
     TIME = "TIMESTAMP"
-
-    @pytest.fixture
-    def _database(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "shop.db"
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
-
-    def run(self, *statements: str) -> None:
-        execute(self.path, *statements)
 
     def test_times_may_be_written_in_several_ways(self) -> None:
         self.next_run()
@@ -213,19 +193,8 @@ class TestSqlite(IncrementalContract):
         assert self.next_run() == (3, [6])
 
 
-class TestPostgres(IncrementalContract):
+class TestPostgres(OnPostgres, IncrementalContract):
     TIME = "TIMESTAMPTZ"
-
-    @pytest.fixture
-    def _database(self, postgres: Server) -> None:
-        self.server = postgres
-
-    @property
-    def url(self) -> str:
-        return self.server.url()
-
-    def run(self, *statements: str) -> None:
-        self.server.run(*statements)
 
     @pytest.mark.parametrize("kind", ["numeric", "uuid", "interval"])
     def test_types_that_only_the_database_can_sort_are_refused(self, kind: str) -> None:
@@ -241,19 +210,11 @@ class TestPostgres(IncrementalContract):
 
 
 @pytest.mark.slow
-class TestMariaDb(IncrementalContract):
+class TestMariaDb(OnMariaDb, IncrementalContract):
     TIME = "TIMESTAMP NULL"
 
-    @pytest.fixture
-    def _database(self, mariadb: Server) -> None:
-        self.server = mariadb
-
-    @property
-    def url(self) -> str:
-        return self.server.url()
-
     def run(self, *statements: str) -> None:
-        self.server.run("SET time_zone = '+00:00'", *statements)
+        super().run("SET time_zone = '+00:00'", *statements)
 
     def test_unsigned_numbers(self) -> None:
         self.table("typed", "id INTEGER, c BIGINT UNSIGNED")
@@ -263,25 +224,11 @@ class TestMariaDb(IncrementalContract):
         assert self.next_run(table="typed", column="c", lag=10) == (2, [3])
 
 
-def execute(path: Path, *statements: str) -> None:
-    with sqlite3.connect(path) as connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
-
-
 # -- whole runs, with S3 ----------------------------------------------------------------------------------------------
 
 
-class Shop(IncrementalRuns):
-    """MUST write ``url`` and ``run``. There is a table ``orders`` (id, updated_at) of three rows."""
-
-    @property
-    @abstractmethod
-    def url(self) -> str: ...
-
-    @abstractmethod
-    def run(self, *statements: str) -> None: ...
+class Shop(OnDatabase, IncrementalRuns):
+    """There is a table ``orders`` (id, updated_at) of three rows."""
 
     def begin(self) -> None:
         self.run("DROP TABLE IF EXISTS orders", "CREATE TABLE orders (id INTEGER, updated_at TIMESTAMP)")
@@ -347,18 +294,7 @@ class Shop(IncrementalRuns):
         assert report.steps[1].dropped == {"updated_at is null": 1, "read by an earlier run": 2}
 
 
-class TestShopOnSqlite(Shop):
-    @pytest.fixture
-    def _database(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "shop.db"
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
-
-    def run(self, *statements: str) -> None:
-        execute(self.path, *statements)
-
+class TestShopOnSqlite(OnSqlite, Shop):
     def test_rows_that_are_rejected_or_dropped_are_read_once(self) -> None:
         outcome(self.pipeline(Without(id=3)).run())
         assert outcome(self.pipeline(Without(id=3)).run()) == ("unchanged", 2, 0)
@@ -480,17 +416,8 @@ class TestShopOnSqlite(Shop):
         assert self.published() == [1, 2, 3, 4]
 
 
-class TestShopOnPostgres(Shop):
-    @pytest.fixture
-    def _database(self, postgres: Server) -> None:
-        self.server = postgres
-
-    @property
-    def url(self) -> str:
-        return self.server.url()
-
-    def run(self, *statements: str) -> None:
-        self.server.run(*statements)
+class TestShopOnPostgres(OnPostgres, Shop):
+    pass
 
 
 class Refusing(Transformer):
