@@ -30,6 +30,7 @@ import etl
 from etl.base import Transformer
 from etl.config import load_pipeline
 from etl.errors import ConfigError, DataError
+from etl.explain import explain
 from etl.extractors.sql import SqlExtractor
 from etl.incremental.options import Incremental
 from etl.incremental.step import NewRows
@@ -340,6 +341,13 @@ class TestShopOnSqlite(OnSqlite, Shop):
         with pytest.raises(DataError, match="1 have nothing that tells whether they are new"):
             replay(self.pipeline(), report.run_id)
         assert self.published() == [1, 2, 3]
+
+    def test_a_row_is_not_explained_by_its_number(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """It had another one in the run that read it."""
+        with pytest.raises(ConfigError, match=r"--explain 2: each incremental run counts .* name a value"):
+            explain(self.pipeline(), "2")
+        explain(self.pipeline(), "id=2")
+        assert "row 2 of" in capsys.readouterr().out
 
     def test_another_name_does_not_add_everything_again(self) -> None:
         self.pipeline().run()

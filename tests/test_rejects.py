@@ -597,7 +597,7 @@ class TestExplaining:
         assert "rejected: item = 'two': not a number (int32)" in lines
         assert lines[-2] == "published"
 
-    @pytest.mark.parametrize("wanted", ["99", "Order No=nobody", "nothing=1"])
+    @pytest.mark.parametrize("wanted", ["99", "Order No=nobody", "Order No=", "nothing=1"])
     def test_nothing_found(self, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(DataError, match="no row has"):
             self.shown(wanted, capsys)
