@@ -15,6 +15,7 @@ from etl.privacy import HIDDEN, Veil
 if TYPE_CHECKING:
     from pandas import DataFrame, Index, Series
 
+    from etl.base import Transformer
     from etl.ledger import Rows
     from main import Pipeline
 
@@ -121,13 +122,7 @@ def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
     try:
         for split in splits:
             for batch in split.extract(reading):
-                stages = [batch]
-                for number, (transformer, trace) in enumerate(zip(pipeline.transformers, traces, strict=True)):
-                    trace.begin()
-                    veil.see(number, stages[-1].columns)
-                    stages.append(transformer.transform(stages[-1], trace))
-                    trace.rejects = trace.take_rejects()
-                veil.see(len(traces), stages[-1].columns)
+                stages = _stages(batch, pipeline.transformers, traces, veil)
                 reading.rejects = reading.take_rejects()
                 for row in sought.among(stages, reading.rejects):
                     place = f"row {row:,} of {batch.attrs.get('source', source)}"
@@ -137,6 +132,20 @@ def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
     finally:
         for trace in traces:
             trace.close()
+
+
+def _stages(
+    batch: DataFrame, transformers: Sequence[Transformer], traces: Sequence[Trace], veil: Veil
+) -> list[DataFrame]:
+    """The batch before the first transformer and after each."""
+    stages = [batch]
+    for number, (transformer, trace) in enumerate(zip(transformers, traces, strict=True)):
+        trace.begin()
+        veil.see(number, stages[-1].columns)
+        stages.append(transformer.transform(stages[-1], trace))
+        trace.rejects = trace.take_rejects()
+    veil.see(len(traces), stages[-1].columns)
+    return stages
 
 
 def _journey(place: str, row: int, stages: Sequence[DataFrame], traces: Sequence[Trace], veil: Veil) -> Iterator[str]:

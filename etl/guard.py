@@ -13,11 +13,11 @@ from etl.errors import AccessError, ConfigError, DataError
 from etl.options import Options
 from etl.steps import did_you_mean
 
-_FEWEST_ADDED_ROWS = 100  # of fewer, a share says nothing
-
 if TYPE_CHECKING:
     from etl.base import Loader, Transformer
     from etl.run import Live
+
+_FEWEST_ADDED_ROWS = 100  # of fewer, a share says nothing
 
 log = logging.getLogger("etl.pipeline")
 
@@ -69,7 +69,7 @@ class Guard(Options):
             if key not in now["columns"]:
                 raise ConfigError(f"guard.keys: there is no column {key!r}{did_you_mean(key, now['columns'])}")
             facts = now["columns"][key]
-            if facts["low"] is None and facts["nulls"] < now["rows"]:
+            if (facts["low"], facts["high"]) == (None, None) and facts["nulls"] < now["rows"]:
                 raise ConfigError(f"guard.keys: {key} is {facts['type']}; only numbers, dates and times have a range")
 
     def _rows(self, now: Shape, last: Shape) -> Iterator[str]:

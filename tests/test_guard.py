@@ -152,9 +152,10 @@ def test_ranges_of_keys() -> None:
 
 
 def test_endless_values_have_no_range() -> None:
-    whole, endless = (shape(DataFrame({"id": [1.0, 2.0, last]})) for last in (9.0, float("inf")))
-    for now, last in ((endless, whole), (whole, endless)):
-        assert findings(now, last) == []
+    whole, *endless = (shape(DataFrame({"id": [1.0, 2.0, last]})) for last in (9.0, float("inf"), -float("inf")))
+    for other in endless:
+        assert findings(other, whole, keys=("id",)) == []
+        assert findings(whole, other, keys=("id",)) == []
 
 
 def test_ranges_of_dates() -> None:
