@@ -38,11 +38,11 @@ from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
 from etl.paths import PROJECT
 from etl.replay import replay
-from etl.run import Live, Run, Source, new_run_id
+from etl.run import Live
 from main import Pipeline
 from tests.contracts import TransformerContract
 from tests.databases import OnDatabase, OnMariaDb, OnPostgres, OnSqlite
-from tests.incremental_runs import NOON, IncrementalRuns, Order, next_run, outcome
+from tests.incremental_runs import NOON, IncrementalRuns, Order, concluded, next_run, outcome
 from tests.s3_front import Call, front_of
 
 # -- reading from databases -------------------------------------------------------------------------------------------
@@ -511,8 +511,7 @@ def new_in(rows: list[tuple[int, int]], live: Live | None, options: Incremental,
             batch = batch[batch["at"] >= first - 1]  # a source that is not exact
         kept = step.transform(batch, account)
         found += list(zip(kept["id"].tolist(), kept["at"].tolist(), strict=True))
-    run = step.concluded(Run(new_run_id(), "p", Source("test:")), account)
-    return found, Live("test:", run.id, state=json.loads(json.dumps(run.state)))
+    return found, concluded(step, account)[1]
 
 
 @given(data=st.data(), batch_rows=st.sampled_from([1, 3, 100]), keyed=st.booleans())
@@ -604,8 +603,8 @@ def test_a_row_that_changed_while_the_run_read_is_read_again() -> None:
     step, account = NewRows.after(None, "p", options), Account("new")
     during = [before - timedelta(hours=1), datetime.now(UTC) + timedelta(seconds=1)]
     step.transform(pa.table({"id": [1, 2], "at": during}).to_pandas(types_mapper=pd.ArrowDtype), account)
-    run = step.concluded(Run(new_run_id(), "p", Source("test:")), account)
-    next_from = NewRows.after(Live("test:", run.id, state=run.state or {}), "p", options).reads_from()
+    _, live = concluded(step, account)
+    next_from = NewRows.after(live, "p", options).reads_from()
     assert isinstance(next_from, datetime)
     assert before <= next_from <= during[1] - timedelta(seconds=1)
 
