@@ -28,7 +28,8 @@ _WIDEST_VALUE = 60
 
 def show_rejects(loader: Loader, pipeline: str, wanted: str, *, as_json: bool) -> int:
     """Print what a run of this pipeline rejected. ``wanted``: its id, the beginning of that, or "latest"."""
-    run_id, content = find_rejects(loader, pipeline, wanted)
+    with loader.blamed():
+        run_id, content = find_rejects(loader, pipeline, wanted)
     if as_json:
         sys.stdout.write(content.decode())
         return 0

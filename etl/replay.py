@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import time
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +192,8 @@ def _array(name: str, values: list[Any], kind: Any) -> Any:
 
     if pa.types.is_null(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise DataError(f"{name} was {kind}, which the rejects cannot give back; {_AGAIN}")
+    if pa.types.is_time(kind):
+        values = [None if value is None else time.fromisoformat(value) for value in values]
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError):

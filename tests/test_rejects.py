@@ -341,6 +341,7 @@ class TestReplay:
             "price": [Decimal("1.50"), Decimal("-2.25")],
             "day": [datetime.date(2026, 1, 31), None],
             "at": [datetime.datetime(2026, 1, 31, 12, 30, tzinfo=datetime.UTC), None],
+            "opens": [None, datetime.time(8, 30, 0, 500)],
         }
         file = tmp_path / "typed.parquet"
         frame = DataFrame(columns).convert_dtypes(dtype_backend="pyarrow")
@@ -353,7 +354,9 @@ class TestReplay:
         report = replay(Pipeline("typed", reader, (lax,), loader), first.run_id)
         assert report is not None
         assert report.error is None
-        assert etl.read_dataset(self.uri)["price"].tolist() == columns["price"]
+        found = etl.read_dataset(self.uri)
+        assert found["price"].tolist() == columns["price"]
+        assert found["opens"].iloc[1] == columns["opens"][1]
 
     def test_steps_that_compare_whole_rows_need_the_source(self) -> None:
         loader = self.loader()
