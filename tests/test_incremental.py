@@ -609,6 +609,13 @@ def test_a_row_that_changed_while_the_run_read_is_read_again() -> None:
     assert before <= next_from <= during[1] - timedelta(seconds=1)
 
 
+def test_columns_that_told_rows_apart_are_missed() -> None:
+    _, live = new_in([(1, 5)], None, KEYLESS, 100)
+    step = NewRows.after(live, "p", KEYLESS)
+    with pytest.raises(DataError, match=r"told rows apart by id too, .*; bring it back, or publish to another prefix"):
+        step.transform(pa.table({"at": [6]}).to_pandas(types_mapper=pd.ArrowDtype))
+
+
 @pytest.mark.parametrize("lag", ["1 hour", "-1h", "h", -1, "1.5h"])
 def test_a_lag_is_a_time_or_a_number(lag: Any) -> None:
     with pytest.raises(ValidationError):

@@ -202,7 +202,12 @@ class _Window:
     def _identity(self, batch: DataFrame) -> tuple[str, ...]:
         """The columns that tell one row from another, the same in every run."""
         if self.reached is not None:
-            check_columns(batch, self.reached.columns)
+            lost = [name for name in self.reached.columns if name not in batch.columns]
+            if lost:
+                raise DataError(
+                    f"earlier runs told rows apart by {', '.join(lost)} too, which the source does not have any more; "
+                    "bring it back, or publish to another prefix"
+                )
             return self.reached.columns
         names = {self.options.column, *self.options.key} if self.options.key else map(str, batch.columns)
         return tuple(sorted(names))
