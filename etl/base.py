@@ -99,7 +99,8 @@ class Extractor(Step):
         account = account or Account(self.name)
         with self.blamed():
             batches = iter(self.read(account))
-            last, rejected = None, 0
+            last: DataFrame | None = None
+            rejected = 0
             while True:
                 with account.timed():
                     batch = next(batches, None)

@@ -78,7 +78,7 @@ class Quarantine:
 
     def check(self, rows_rejected: int, rows_read: int) -> None:
         """Raise DataError if too many rows were rejected."""
-        limit = self._limit if isinstance(self._limit, int) else Decimal(self._limit.rstrip("% ")) * rows_read / 100
+        limit = Decimal(self._limit) if isinstance(self._limit, int) else _part_of(rows_read, self._limit)
         if rows_rejected > limit:
             raise DataError(
                 f"{rows_rejected:,} of {rows_read:,} rows were rejected, more than max_rejects = {self._limit!r} "
@@ -89,6 +89,11 @@ class Quarantine:
 def read_rejects(content: bytes) -> Iterable[dict[str, Any]]:
     """The lines that a quarantine wrote."""
     return map(json.loads, BytesIO(content))
+
+
+def _part_of(rows: int, share: str) -> Decimal:
+    """``share`` percent, exactly: to a float, 29 % of 100 is less than 29."""
+    return Decimal(share.rstrip("% ")) * rows / 100
 
 
 def _schema_of(batch: DataFrame) -> str | None:
