@@ -95,17 +95,22 @@ class Extractor(Step):
 
     @final
     def extract(self, account: Account | None = None) -> Iterator[DataFrame]:
-        """Yield numbered batches. Errors name this step; the account balances after every batch."""
+        """Yield numbered batches. Errors name this step; the account balances at their end."""
         account = account or Account(self.name)
         with self.blamed():
             batches = iter(self.read(account))
+            last: DataFrame | None = None
+            rejected = 0
             while True:
                 with account.timed():
                     batch = next(batches, None)
                 if batch is None:
                     break
-                yield _numbered(batch, account)
+                last, rejected = _numbered(batch, account), account.rejected.total()
+                yield last
             account.rows_in = account.rows_out + account.rejected.total()
+            if last is not None and account.rejected.total() > rejected:
+                yield last.iloc[:0]  # rejects go with a batch of their own source, also those behind the last row
 
 
 class Transformer(Step):

@@ -172,6 +172,8 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     posture = _build_posture(table.get("bucket"), loader, problems)
     guard = _build_table(table.get("guard", {}), "guard", Guard, problems) or Guard()
     schema = _build_schema(table.get("schema"), path, problems)
+    if schema is not None and any(step.hides() for step in transformers if step):
+        schema = schema.without_values()
     problems.raise_any()
     if extractor is None or loader is None:
         raise AssertionError("a step that cannot be built is a problem")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import ConfigError, DataError
+from etl.incremental.options import incremental_of
 from etl.ledger import Account, Reject, account_names, source_row, source_rows
 from etl.lock import locked
 from etl.privacy import HIDDEN, Veil
@@ -14,6 +15,7 @@ from etl.privacy import HIDDEN, Veil
 if TYPE_CHECKING:
     from pandas import DataFrame, Index, Series
 
+    from etl.base import Transformer
     from etl.ledger import Rows
     from main import Pipeline
 
@@ -75,8 +77,8 @@ class Wanted:
             there = len(_parts_of(self.row, stages[0].index)) or any(line.row == self.row for line in lines)
             return [self.row] if there else []
         labels = [label for stage in stages for label in self._labels(stage)]
-        rows = {source_row(label) for label in labels} | {line.row for line in lines if self.value in str(line.raw)}
-        return sorted(rows)
+        unread = {line.row for line in lines if self.value and self.value in str(line.raw)}
+        return sorted(unread.union(map(source_row, labels)))
 
     def _labels(self, stage: DataFrame) -> Iterable[int]:
         from etl.tables.arrow import array_of, as_text, pc, rows_where
@@ -92,6 +94,10 @@ class Wanted:
 def explain(pipeline: Pipeline, wanted: str) -> int:
     """Print the journey of the wanted rows, the first few. Raises DataError if there is none."""
     sought = Wanted(wanted)
+    if sought.row is not None and incremental_of(pipeline.extractor):
+        raise ConfigError(
+            f"--explain {wanted}: each incremental run counts the rows that it reads anew; name a value, such as id=7"
+        )
     shown = 0
     with locked(pipeline.name):
         for journey in _journeys(pipeline, sought):
@@ -102,7 +108,7 @@ def explain(pipeline: Pipeline, wanted: str) -> int:
                 break
     if not shown:
         raise DataError(f"no row {sought.words}, neither as it is read nor after any step")
-    print("This is what a run does; --explain publishes nothing.")
+    print("This is what a run does with a row that it reads; --explain publishes nothing.")
     return 0
 
 
@@ -116,13 +122,7 @@ def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
     try:
         for split in splits:
             for batch in split.extract(reading):
-                stages = [batch]
-                for number, (transformer, trace) in enumerate(zip(pipeline.transformers, traces, strict=True)):
-                    trace.begin()
-                    veil.see(number, stages[-1].columns)
-                    stages.append(transformer.transform(stages[-1], trace))
-                    trace.rejects = trace.take_rejects()
-                veil.see(len(traces), stages[-1].columns)
+                stages = _stages(batch, pipeline.transformers, traces, veil)
                 reading.rejects = reading.take_rejects()
                 for row in sought.among(stages, reading.rejects):
                     place = f"row {row:,} of {batch.attrs.get('source', source)}"
@@ -132,6 +132,20 @@ def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
     finally:
         for trace in traces:
             trace.close()
+
+
+def _stages(
+    batch: DataFrame, transformers: Sequence[Transformer], traces: Sequence[Trace], veil: Veil
+) -> list[DataFrame]:
+    """The batch before the first transformer and after each."""
+    stages = [batch]
+    for number, (transformer, trace) in enumerate(zip(transformers, traces, strict=True)):
+        trace.begin()
+        veil.see(number, stages[-1].columns)
+        stages.append(transformer.transform(stages[-1], trace))
+        trace.rejects = trace.take_rejects()
+    veil.see(len(traces), stages[-1].columns)
+    return stages
 
 
 def _journey(place: str, row: int, stages: Sequence[DataFrame], traces: Sequence[Trace], veil: Veil) -> Iterator[str]:

@@ -13,11 +13,11 @@ from etl.errors import AccessError, ConfigError, DataError
 from etl.options import Options
 from etl.steps import did_you_mean
 
-_FEWEST_ADDED_ROWS = 100  # of fewer, a share says nothing
-
 if TYPE_CHECKING:
     from etl.base import Loader, Transformer
     from etl.run import Live
+
+_FEWEST_ADDED_ROWS = 100  # of fewer, a share says nothing
 
 log = logging.getLogger("etl.pipeline")
 
@@ -69,7 +69,7 @@ class Guard(Options):
             if key not in now["columns"]:
                 raise ConfigError(f"guard.keys: there is no column {key!r}{did_you_mean(key, now['columns'])}")
             facts = now["columns"][key]
-            if facts["low"] is None and facts["nulls"] < now["rows"]:
+            if (facts["low"], facts["high"]) == (None, None) and facts["nulls"] < now["rows"]:
                 raise ConfigError(f"guard.keys: {key} is {facts['type']}; only numbers, dates and times have a range")
 
     def _rows(self, now: Shape, last: Shape) -> Iterator[str]:
@@ -105,10 +105,10 @@ class Guard(Options):
     def _ranges(self, now: Shape, last: Shape, keys: set[str]) -> Iterator[str]:
         for name in sorted(keys & now["columns"].keys() & last["columns"].keys()):
             new, old = now["columns"][name], last["columns"][name]
-            low, high = _position(old["low"]), _position(old["high"])
-            if low is None or high is None or low == high or new["low"] is None:
+            low, high, lowest, highest = (_position(each[end]) for each in (old, new) for end in ("low", "high"))
+            if None in (low, high, lowest, highest) or low == high:  # no values, or endless ones
                 continue
-            lost = max(_position(new["low"]) - low, 0) + max(high - _position(new["high"]), 0)
+            lost = max(lowest - low, 0) + max(high - highest, 0)
             if lost / (high - low) > _share(self.lost_range) + 1e-9:
                 ranges = f"goes from {new['low']} to {new['high']}, went from {old['low']} to {old['high']}"
                 yield f"{name} {ranges} ({lost / (high - low):.1%} lost, {self._limit('lost_range')})"

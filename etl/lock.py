@@ -7,17 +7,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from etl.errors import RetryLater
+from etl.errors import RetryLater, StorageError
 from etl.paths import cache_folder
 
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock ``name``, or raise RetryLater saying which process holds it."""
+    """Hold the lock ``name``, or raise RetryLater saying which process holds it; StorageError if there is no place."""
     folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{name}.lock"
-    with path.open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (folder / f"{name}.lock").open("a+")
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename}"
+        raise StorageError(f"{why}; set ETL_CACHE_DIR to a folder that this user may write to") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 # Else pydantic looks for plugins in the metadata of every package that is installed, which takes longer than all else
 # that it does here. Whoever has plugins sets the variable to something else.
@@ -18,3 +19,12 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("names a column more than once")
+    return names
+
+
+DifferentColumns = Annotated[tuple[str, ...], AfterValidator(_different)]

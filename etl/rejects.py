@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import ConfigError
@@ -27,14 +28,16 @@ _WIDEST_VALUE = 60
 
 def show_rejects(loader: Loader, pipeline: str, wanted: str, *, as_json: bool) -> int:
     """Print what a run of this pipeline rejected. ``wanted``: its id, the beginning of that, or "latest"."""
-    run_id, content = find_rejects(loader, pipeline, wanted)
+    with loader.blamed():
+        run_id, content = find_rejects(loader, pipeline, wanted)
     if as_json:
         sys.stdout.write(content.decode())
         return 0
-    entries = list(read_rejects(content))
-    rows = len({(entry["source"], entry["row"]) for entry in entries})
-    print(f"run {run_id}: {rows:,} rejected rows of {', '.join(sorted({entry['source'] for entry in entries}))}\n")
-    print_table([("step", "column", "rule", "rows", "such as"), *_by_rule(entries)], right=(3,))
+    rows, broken = _by_rule(read_rejects(content))
+    print(f"run {run_id}: {len(rows):,} rejected rows of {_some(sorted({source for source, _ in rows}))}\n")
+    most_first = sorted(broken.items(), key=lambda found: (-found[1].count, found[0]))
+    lines = [(*key, f"{found.count:,}", _some(found.samples, found.count)) for key, found in most_first]
+    print_table([("step", "column", "rule", "rows", "such as"), *lines], right=(3,))
     print("\nThe same command with `--json` prints all of them; `replay` takes them through the steps again.")
     return 0
 
@@ -71,17 +74,33 @@ def _nothing_kept(loader: Loader, wanted: str) -> str:
     return f"{which} beside what {loader.name} publishes; a run that rejects rows says so, with its id, in its log"
 
 
-def _by_rule(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
-    groups: dict[tuple[str, str, str], list[Entry]] = {}
+@dataclass
+class _Broken:
+    """A rule that was broken: how many times, and by which rows first."""
+
+    count: int = 0
+    samples: list[str] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        self.count += 1
+        if len(self.samples) < _SAMPLES:
+            self.samples.append(f"row {entry['row']:,}: {_evidence(entry)}")
+
+
+def _by_rule(entries: Iterable[Entry]) -> tuple[set[tuple[str, int]], dict[tuple[str, str, str], _Broken]]:
+    """The rows, by source and number, and what they broke, by step, column and rule. There may be very many entries."""
+    rows: set[tuple[str, int]] = set()
+    broken: dict[tuple[str, str, str], _Broken] = {}
     for entry in entries:
-        groups.setdefault((entry["step"], entry["column"] or "", entry["rule"]), []).append(entry)
-    most_first = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
-    return [(*key, f"{len(found):,}", _samples(found)) for key, found in most_first]
+        rows.add((entry["source"], entry["row"]))
+        broken.setdefault((entry["step"], entry["column"] or "", entry["rule"]), _Broken()).add(entry)
+    return rows, broken
 
 
-def _samples(entries: list[Entry]) -> str:
-    more = ", ..." if len(entries) > _SAMPLES else ""
-    return ", ".join(f"row {entry['row']:,}: {_evidence(entry)}" for entry in entries[:_SAMPLES]) + more
+def _some(texts: Sequence[str], count: int = 0) -> str:
+    """The first few of ``count``, or of them all."""
+    more = ", ..." if max(count, len(texts)) > _SAMPLES else ""
+    return ", ".join(texts[:_SAMPLES]) + more
 
 
 def _evidence(entry: Mapping[str, Any]) -> str:

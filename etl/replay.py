@@ -7,16 +7,18 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import time
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
 
-from etl.base import Extractor, Transformer
+from etl.base import Extractor, Loader, Transformer
 from etl.errors import ConfigError, DataError
 from etl.guard import Guard
+from etl.incremental.options import NO_CURSOR
 from etl.ledger import Account
 from etl.quarantine import read_rejects
 from etl.rejects import find_rejects
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from etl.history import Replays
     from etl.report import RunReport
-    from etl.tables.keys import KeyIndex
     from main import Pipeline
 
 Entry = dict[str, Any]
@@ -35,6 +36,7 @@ Entry = dict[str, Any]
 _UNREAD = "could not be read by the extractor"
 _HIDDEN = "have values that a step hides"
 _IN_PART = "were published in part"
+_UNDATED = "have nothing that tells whether they are new"
 _AGAIN = "run the pipeline: it reads the source again"
 
 log = logging.getLogger("etl.pipeline")
@@ -46,31 +48,30 @@ def replay(pipeline: Pipeline, wanted: str) -> RunReport | None:
     A dataset gets the good ones beside the rows that the run published. What is replaced whole (one object, one file)
     is made anew from the source, which comes to the same. Raises ConfigError unless what the run published is live.
     """
-    with pipeline.loader.blamed():
-        run_id, content = find_rejects(pipeline.loader, pipeline.name, wanted)
-        replays = pipeline.loader.replays()
-        done = replays.check(run_id) if replays else _made_anew_by(pipeline, run_id)
-        if done:
-            log.info("run %s was replayed by run %s already; what was rejected again: replay %s", run_id, done, done)
-            return None
-        if replays is None:
-            log.info("%s replaces the whole table: the source is read again", pipeline.loader.name)
-            return pipeline.run(replays=run_id)
-        keys = _keys(pipeline.transformers, replays)
-        rows = _replayable(run_id, list(read_rejects(content)))
-        report = json.loads(pipeline.loader.kept(f"_runs/{run_id}.json") or b"{}")
-    extractor = RejectedRows(run_id=run_id)
-    extractor._rows = rows
-    extractor._arrow_schema = (report.get("rejects") or {}).get("arrow_schema")
-    unpublished = Unpublished(run_id=run_id, keys=keys)
-    unpublished._replays = replays
-    steps: dict[str, Any] = {"extractor": extractor, "transformers": (*pipeline.transformers, unpublished)}
-    return replace(pipeline, **steps, max_rejects="100%", guard=Guard(enabled=False)).run(replays=run_id)
-
-
-def _made_anew_by(pipeline: Pipeline, run_id: str) -> str | None:
-    """The run that has made the table anew because of ``run_id``, if it is live."""
     loader = pipeline.loader
+    with loader.blamed():
+        run_id, content = find_rejects(loader, pipeline.name, wanted)
+        entries = list(read_rejects(content))
+        _check_is_of(pipeline, run_id, entries)
+        replays = loader.replays()
+        done = replays.check(run_id) if replays else _made_anew_by(loader, run_id)
+    if done:
+        log.info("run %s was replayed by run %s already; what was rejected again: replay %s", run_id, done, done)
+        return None
+    if replays is None:
+        log.info("%s replaces the whole table: the source is read again", loader.name)
+        return pipeline.run(replays=run_id)
+    return _of_rejects(pipeline, replays, run_id, entries).run(replays=run_id)
+
+
+def _check_is_of(pipeline: Pipeline, run_id: str, entries: Sequence[Entry]) -> None:
+    """Raise ConfigError if another pipeline, which publishes to the same place, has rejected these rows."""
+    for name in {entry.get("pipeline", pipeline.name) for entry in entries} - {pipeline.name}:
+        raise ConfigError(f"run {run_id} is one of the pipeline {name!r}; replay it with that one's file")
+
+
+def _made_anew_by(loader: Loader, run_id: str) -> str | None:
+    """The run that has made the table anew because of ``run_id``, if it is live."""
     if loader.adds_rows():
         raise ConfigError(f"{loader.name} cannot add rows to those of an earlier run without doubling them; {_AGAIN}")
     live = loader.live()
@@ -78,19 +79,43 @@ def _made_anew_by(pipeline: Pipeline, run_id: str) -> str | None:
         raise ConfigError("nothing is published: there is nothing to add rows to; run the pipeline")
     if live.run_id == run_id:
         return None
-    report = json.loads(loader.kept(f"_runs/{live.run_id}.json") or b"{}")
-    if report.get("replays") != run_id:
+    if _report_of(loader, live.run_id).get("replays") != run_id:
         raise ConfigError(f"run {run_id} is not what is live at {live.uri}, that is run {live.run_id}; {_AGAIN}")
     return live.run_id
 
 
-def _keys(transformers: Sequence[Transformer], replays: Replays) -> tuple[tuple[str, ...], ...]:
+def _report_of(loader: Loader, run_id: str) -> dict[str, Any]:
+    """The report of a run; empty if none was kept."""
+    report: dict[str, Any] = json.loads(loader.kept(f"_runs/{run_id}.json") or b"{}")
+    return report
+
+
+def _of_rejects(pipeline: Pipeline, replays: Replays, run_id: str, entries: Sequence[Entry]) -> Pipeline:
+    """The pipeline that reads rejected rows in place of its source, and leaves out what is published already."""
+    with pipeline.loader.blamed():
+        published = replays.columns()
+        report = _report_of(pipeline.loader, run_id)
+    extractor = RejectedRows(run_id=run_id)
+    extractor._rows = _replayable(run_id, entries)
+    extractor._arrow_schema = (report.get("rejects") or {}).get("arrow_schema")
+    unpublished = Unpublished(run_id=run_id, keys=_keys(pipeline.transformers, published))
+    unpublished._replays = replays
+    return replace(
+        pipeline,
+        extractor=extractor,
+        transformers=(*pipeline.transformers, unpublished),
+        max_rejects="100%",
+        guard=Guard(enabled=False),
+        schema=None,  # of rejected rows there is nothing to learn
+    )
+
+
+def _keys(transformers: Sequence[Transformer], published: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """By which published columns rows are told apart: a row that comes later must be compared with those."""
-    columns = replays.columns()
     keys = []
     for step in transformers:
         key = step.keyed_by()
-        if key is None or not set(key) <= set(columns):
+        if key is None or not set(key) <= set(published):
             what = "remembers whole rows, or several keys" if key is None else f"tells rows apart by {', '.join(key)}"
             raise ConfigError(f"{step.name} {what}, and what is published cannot tell which came before; {_AGAIN}")
         keys.append(key)
@@ -98,23 +123,29 @@ def _keys(transformers: Sequence[Transformer], replays: Replays) -> tuple[tuple[
 
 
 def _replayable(run_id: str, entries: Sequence[Entry]) -> list[Entry]:
-    """An entry for each row that can be taken through the steps as it was read; the others are counted in the log."""
+    """An entry for each row that can be taken through the steps as it was read, in the order of reading.
+
+    The others are counted in the log.
+    """
     rows = {(entry["source"], entry["row"]): entry for entry in entries}
     left = Counter(filter(None, map(_obstacle, rows.values())))
-    good = [entry for entry in rows.values() if _obstacle(entry) is None]
     for obstacle, count in left.items():
         log.warning("%s of the %s rejected rows %s and stay out; %s", f"{count:,}", f"{len(rows):,}", obstacle, _AGAIN)
+    good = [entry for entry in rows.values() if _obstacle(entry) is None]
     if not good:
         reasons = ", ".join(f"{count:,} {obstacle}" for obstacle, count in left.items())
         raise DataError(f"none of the {len(rows):,} rejected rows of run {run_id} can be replayed: {reasons}; {_AGAIN}")
-    return good
+    sources = {source: place for place, source in enumerate(dict.fromkeys(source for source, _ in rows))}
+    return sorted(good, key=lambda entry: (sources[entry["source"]], entry["row"]))  # they were kept rule by rule
 
 
 def _obstacle(entry: Entry) -> str | None:
-    if not isinstance(entry["raw"], dict):
-        return _HIDDEN if entry.get("hidden") else _UNREAD
     if entry.get("hidden"):
         return _HIDDEN
+    if not isinstance(entry["raw"], dict):
+        return _UNREAD
+    if entry["rule"] == NO_CURSOR:
+        return _UNDATED
     return _IN_PART if entry.get("in_part") else None
 
 
@@ -161,6 +192,8 @@ def _array(name: str, values: list[Any], kind: Any) -> Any:
 
     if pa.types.is_null(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise DataError(f"{name} was {kind}, which the rejects cannot give back; {_AGAIN}")
+    if pa.types.is_time(kind):
+        values = [None if value is None else time.fromisoformat(value) for value in values]
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -186,11 +219,11 @@ class Unpublished(Transformer):
         from etl.tables.arrow import check_columns, key_text
 
         published: _Published = account.state
-        for key, index in published.indexes.items():
+        for key in self.keys:
             check_columns(batch, key)
-            repeats, _ = index.check(_texts(batch, key), key)
-            if repeats.any():
-                rows = batch[repeats]
+            known = published.among(batch, key)
+            if known.any():
+                rows = batch[known]
                 account.reject(rows.index, "published already", column=", ".join(key), values=key_text(rows, key))
         return batch
 
@@ -201,19 +234,32 @@ class _Published:
     def __init__(self, replays: Replays, run_id: str, keys: Sequence[tuple[str, ...]]) -> None:
         from etl.tables.keys import KeyIndex
 
-        self.indexes: Mapping[tuple[str, ...], KeyIndex] = {key: KeyIndex() for key in keys}
-        for key, index in self.indexes.items():
+        self._indexes = {key: KeyIndex() for key in keys}
+        for key, index in self._indexes.items():
             for frame in replays.rows(run_id, key):
-                index.check(_texts(frame, key), key)
+                index.check(*_marked(frame, key, "published"))
+
+    def among(self, batch: DataFrame, key: tuple[str, ...]) -> Any:
+        """Mask of the rows whose key is live. Rows of the batch may share a key, as the parts of one row do."""
+        _, conflicts = self._indexes[key].check(*_marked(batch, key, "replayed"))
+        return conflicts
 
     def close(self) -> None:
-        for index in self.indexes.values():
+        for index in self._indexes.values():
             index.close()
 
 
-def _texts(frame: DataFrame, key: Sequence[str]) -> DataFrame:
-    """The key columns as text: what is equal is equal in whatever type it was stored."""
-    from etl.tables.arrow import array_of, as_text, series_of, with_columns
+def _marked(frame: DataFrame, key: Sequence[str], mark: str) -> tuple[DataFrame, list[str]]:
+    """The key as text, as what is equal is equal in whatever type it was stored, beside a mark; and the key's columns.
 
-    columns = frame[list(key)]
-    return with_columns(columns, {name: series_of(as_text(array_of(columns[name])), columns[name]) for name in key})
+    To an index, a row is in conflict with the first of its key if that has another mark.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    from etl.tables.arrow import array_of, as_text
+
+    columns = [as_text(array_of(frame[name])) for name in key]
+    names = list(map(str, range(len(key))))
+    table = pa.table([*columns, pa.repeat(mark, len(frame))], names=[*names, "mark"])
+    return table.to_pandas(types_mapper=pd.ArrowDtype), names

@@ -98,6 +98,13 @@ class ExtractorContract(StepContract):
         rows = sum(len(batch) for batch in extractor.extract())
         assert sum(len(batch) for split in extractor.splits() for batch in split.extract()) == rows
 
+    def test_splits_number_their_rows_apart(self) -> None:
+        """A run reads them one after the other, and finds a rejected row again by its source and number."""
+        account = Account("extract")
+        batches = [batch for split in self.make().splits() for batch in split.extract(account)]
+        rows = [(batch.attrs.get("source"), number) for batch in batches for number in batch.index]
+        assert len(set(rows)) == len(rows)
+
     def test_account_balances(self) -> None:
         account = Account("extract")
         rows = sum(len(batch) for batch in self.make(batch_rows=2).extract(account))

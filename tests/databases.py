@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 import psycopg
 import pymysql
+import pytest
 
 PASSWORD = "hush-hush-hush"
 _START_S = 30
@@ -66,6 +68,52 @@ class Server:
             )
         with closing(connection), closing(connection.cursor()) as cursor:
             yield cursor
+
+
+@dataclass(frozen=True)
+class SqliteFile:
+    """A SQLite database, which is asked as a server is."""
+
+    path: Path
+
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    def run(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+class OnDatabase:
+    """A test class with a database. MUST have a fixture that sets ``server``; the classes below have one."""
+
+    server: Any
+
+    @property
+    def url(self) -> str:
+        return str(self.server.url())
+
+    def run(self, *statements: str) -> None:
+        self.server.run(*statements)
+
+
+class OnSqlite(OnDatabase):
+    @pytest.fixture
+    def _database(self, tmp_path: Path) -> None:
+        self.server = SqliteFile(tmp_path / "shop.db")
+
+
+class OnPostgres(OnDatabase):
+    @pytest.fixture
+    def _database(self, postgres: Server) -> None:
+        self.server = postgres
+
+
+class OnMariaDb(OnDatabase):
+    @pytest.fixture
+    def _database(self, mariadb: Server) -> None:
+        self.server = mariadb
 
 
 @contextmanager

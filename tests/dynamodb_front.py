@@ -9,18 +9,14 @@ with front_of(moto_url) as front:
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
 
-_POLL_S = 0.02
+from tests.proxy import ProxyHandler, Reply, serving
 
 
 @dataclass(frozen=True)
@@ -64,62 +60,38 @@ class Front:
 
 @contextmanager
 def front_of(moto_url: str) -> Iterator[Front]:
-    upstream = urlsplit(moto_url).netloc
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    class Handler(ProxyHandler):
+        def handle_call(self, body: bytes) -> None:
+            asked = json.loads(body)
             operation = self.headers["X-Amz-Target"].partition(".")[2]
-            front.requests.append((operation, dict(body)))
-            failure = front.next_failure(operation)
-            if failure and failure.way == "error":
+            front.requests.append((operation, dict(asked)))
+            failure = front.next_failure(operation) or Failure(way="none")
+            if failure.way == "error":
                 problem = {"__type": f"com.amazonaws.dynamodb.v20120810#{failure.code}", "message": "by the test"}
-                self._answer(failure.status, json.dumps(problem).encode())
+                self.answer(_reply(failure.status, json.dumps(problem).encode()))
                 return
             if operation in ("Scan", "Query") and front.page_items:
-                body["Limit"] = min(front.page_items, body.get("Limit", front.page_items))
-            status, content = self._asked(json.dumps(body).encode())
-            if failure and failure.way == "hang up":
-                self.close_connection = True
+                asked["Limit"] = min(front.page_items, asked.get("Limit", front.page_items))
+            reply = self.pass_on(moto_url, json.dumps(asked).encode())
+            if failure.way == "hang up":
+                self.hang_up()
                 return
-            self._answer(status, content, failure.way if failure else "")
+            content = _without_an_item(reply.body) if failure.way == "item lost" else reply.body
+            reply = _reply(reply.status, content)
+            if failure.way == "damaged":
+                reply = reply._replace(body=content.replace(b"order ", b"odrer "))
+            self.answer(reply, sent=len(content) // 2 if failure.way == "cut" else None)
 
-        def _asked(self, body: bytes) -> tuple[int, bytes]:
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "content-length"}
-            connection = http.client.HTTPConnection(upstream, timeout=30)
-            connection.request("POST", self.path, body, headers)
-            reply = connection.getresponse()
-            content = reply.read()
-            connection.close()
-            return reply.status, content
-
-        def _answer(self, status: int, content: bytes, way: str = "") -> None:
-            crc = zlib.crc32(content)
-            if way == "damaged":
-                content = content.replace(b"order ", b"odrer ")
-            if way == "item lost":
-                page = json.loads(content)
-                content = json.dumps({**page, "Items": page["Items"][1:]}).encode()
-                crc = zlib.crc32(content)
-            self.send_response_only(status)
-            self.send_header("Content-Type", "application/x-amz-json-1.0")
-            self.send_header("x-amz-crc32", str(crc))
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2] if way == "cut" else content)
-            self.close_connection = way == "cut"
-
-        def log_message(self, *_arguments: object) -> None:
-            return None
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    front = Front(f"http://127.0.0.1:{server.server_port}")
-    threading.Thread(target=server.serve_forever, args=[_POLL_S], daemon=True).start()
-    try:
+    with serving(Handler) as url:
+        front = Front(url)
         yield front
-    finally:
-        server.shutdown()
-        server.server_close()
+
+
+def _reply(status: int, content: bytes) -> Reply:
+    headers = {"Content-Type": "application/x-amz-json-1.0", "x-amz-crc32": str(zlib.crc32(content))}
+    return Reply(status, headers, content)
+
+
+def _without_an_item(content: bytes) -> bytes:
+    page = json.loads(content)
+    return json.dumps({**page, "Items": page["Items"][1:]}).encode()

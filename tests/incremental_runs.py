@@ -36,10 +36,16 @@ def next_run(extractor: Extractor, live: Live | None) -> tuple[int, list[Any], L
     reading, sorting, found = Account("extract"), Account("new"), list[Any]()
     for batch in (extractor if first is None else extractor.since(first)).extract(reading):
         found += step.transform(batch, sorting)["id"].tolist()
-    run = step.concluded(Run(new_run_id(), "orders", Source("test:")), sorting)
+    run, now_live = concluded(step, sorting)
     assert step.has_news(run) == (live is None or bool(found))
     assert sorting.balances()
-    return reading.rows_in, sorted(found), Live("test:", run.id, state=json.loads(json.dumps(run.state)))
+    return reading.rows_in, sorted(found), now_live
+
+
+def concluded(step: NewRows, account: Account) -> tuple[Run, Live]:
+    """The run as it is committed, and what is live then."""
+    run = step.concluded(Run(new_run_id(), step.pipeline, Source("test:")), account)
+    return run, Live("test:", run.id, state=json.loads(json.dumps(run.state)))
 
 
 class IncrementalRuns(ABC):

@@ -9,21 +9,13 @@ with front_of(s3_url) as front:
 
 from __future__ import annotations
 
-import http.client
-import socket
-import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_POLL_S = 0.02
-_OF_THE_CONNECTION = {"connection", "transfer-encoding", "content-length"}
-_CLOSE_WITH_A_RESET = struct.pack("ii", 1, 0)
+from tests.proxy import ProxyHandler, Reply, serving
 
 
 @dataclass(frozen=True)
@@ -101,76 +93,29 @@ class Front:
 
 @contextmanager
 def front_of(s3_url: str) -> Iterator[Front]:
-    upstream = urlsplit(s3_url).netloc
     writing = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else a reply in two pieces waits 40 ms between them
-
-        def handle_call(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            body = self.rfile.read(length)
-            if len(body) < length:
-                return  # whoever sent it is dead
+    class Handler(ProxyHandler):
+        def handle_call(self, body: bytes) -> None:
             place = urlsplit(self.path)
             _, bucket, *key = place.path.split("/", 2)
             query = {name: values[0] for name, values in parse_qs(place.query, keep_blank_values=True).items()}
             call = Call(self.command, bucket, unquote("".join(key)), query, dict(self.headers), body)
             front.calls.append(call)
             if front.resets(call):
-                self._break()
+                self.hang_up()
                 return
             if refusal := front.refusal(call):
-                self._answer(refusal[0], {}, refusal[1])
+                self.answer(Reply(refusal[0], {}, refusal[1]))
                 return
-            connection = http.client.HTTPConnection(upstream, timeout=30)
-            passed_on = {name: value for name, value in self.headers.items() if name.lower() not in front.hidden}
             # moto looks at a condition first and writes then: another write must not come between
             with writing if call.writes else nullcontext():
-                connection.request(self.command, self.path, body, passed_on)
-                reply = connection.getresponse()
-                content = reply.read()
-            connection.close()
+                reply = self.pass_on(s3_url, body, front.hidden)
             if front.loses_reply(call):
-                self._break()
+                self.hang_up()
                 return
-            self._answer(reply.status, dict(reply.getheaders()), content)
+            self.answer(reply)
 
-        def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-            self.send_response_only(status)
-            for name, value in headers.items():
-                if name.lower() not in _OF_THE_CONNECTION:
-                    self.send_header(name, value)
-            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", length)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def _break(self) -> None:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_WITH_A_RESET)
-            self.connection.close()
-            self.close_connection = True
-
-        def log_message(self, *_arguments: object) -> None:
-            return None
-
-    for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
-        setattr(Handler, f"do_{method}", Handler.handle_call)
-    server = _Server(("127.0.0.1", 0), Handler)
-    front = Front(f"http://127.0.0.1:{server.server_port}")
-    threading.Thread(target=server.serve_forever, args=[_POLL_S], daemon=True).start()
-    try:
+    with serving(Handler) as url:
+        front = Front(url)
         yield front
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # that is a caller who is dead or has been cut off
-            super().handle_error(request, client_address)

@@ -59,6 +59,22 @@ def test_rows_get_numbers_that_count_rejected_lines_too() -> None:
     assert (account.rows_in, account.rows_out, dict(account.rejected)) == (6, 5, {"ragged": 1})
 
 
+def test_lines_behind_the_last_row_come_with_a_batch_too() -> None:
+    """Or they would be taken for lines of the source that is read next."""
+
+    class TwoFiles(Extractor):
+        def read(self, account: Account) -> Iterator[DataFrame]:
+            frame = DataFrame({"n": [10]})
+            frame.attrs["source"] = "a"
+            yield frame
+            account.reject_line(2, "ragged", "20,20")
+
+    account = Account("read")
+    found = [(b.attrs["source"], len(b), len(account.take_rejects())) for b in TwoFiles().extract(account)]
+    assert found == [("a", 1, 0), ("a", 0, 1)]
+    assert account.balances()
+
+
 def test_secrets_are_not_in_the_repr() -> None:
     shown = repr(Numbers())
     assert "hidden" not in shown

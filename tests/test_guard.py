@@ -151,6 +151,13 @@ def test_ranges_of_keys() -> None:
     assert findings(numbers(1), numbers(1)) == []  # a single key has no range
 
 
+def test_endless_values_have_no_range() -> None:
+    whole, *endless = (shape(DataFrame({"id": [1.0, 2.0, last]})) for last in (9.0, float("inf"), -float("inf")))
+    for other in endless:
+        assert findings(other, whole, keys=("id",)) == []
+        assert findings(whole, other, keys=("id",)) == []
+
+
 def test_ranges_of_dates() -> None:
     def days(first: int, last: int) -> dict[str, Any]:
         values = [datetime.date(2026, 1, day) for day in range(first, last + 1)] * 2

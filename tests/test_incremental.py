@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -32,6 +30,7 @@ import etl
 from etl.base import Transformer
 from etl.config import load_pipeline
 from etl.errors import ConfigError, DataError
+from etl.explain import explain
 from etl.extractors.sql import SqlExtractor
 from etl.incremental.options import Incremental
 from etl.incremental.step import NewRows
@@ -39,27 +38,20 @@ from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
 from etl.paths import PROJECT
 from etl.replay import replay
-from etl.run import Live, Run, Source, new_run_id
+from etl.run import Live
 from main import Pipeline
 from tests.contracts import TransformerContract
-from tests.databases import Server
-from tests.incremental_runs import NOON, IncrementalRuns, Order, next_run, outcome
+from tests.databases import OnDatabase, OnMariaDb, OnPostgres, OnSqlite
+from tests.incremental_runs import NOON, IncrementalRuns, Order, concluded, next_run, outcome
 from tests.s3_front import Call, front_of
 
 # -- reading from databases -------------------------------------------------------------------------------------------
 
 
-class IncrementalContract(ABC):
-    """MUST write ``url``, ``run`` and ``TIME``. There is a table ``orders`` (id, name, updated_at) of three rows."""
+class IncrementalContract(OnDatabase):
+    """MUST write ``TIME``, a type. There is a table ``orders`` (id, name, updated_at) of three rows."""
 
     TIME: str
-
-    @property
-    @abstractmethod
-    def url(self) -> str: ...
-
-    @abstractmethod
-    def run(self, *statements: str) -> None: ...
 
     @pytest.fixture(autouse=True)
     def _orders(self, _database: None) -> None:
@@ -184,19 +176,8 @@ class IncrementalContract(ABC):
             assert self.next_run(table="typed", column="c") == (2, [])
 
 
-class TestSqlite(IncrementalContract):
+class TestSqlite(OnSqlite, IncrementalContract):
     TIME = "TIMESTAMP"
-
-    @pytest.fixture
-    def _database(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "shop.db"
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
-
-    def run(self, *statements: str) -> None:
-        execute(self.path, *statements)
 
     def test_times_may_be_written_in_several_ways(self) -> None:
         self.next_run()
@@ -213,19 +194,8 @@ class TestSqlite(IncrementalContract):
         assert self.next_run() == (3, [6])
 
 
-class TestPostgres(IncrementalContract):
+class TestPostgres(OnPostgres, IncrementalContract):
     TIME = "TIMESTAMPTZ"
-
-    @pytest.fixture
-    def _database(self, postgres: Server) -> None:
-        self.server = postgres
-
-    @property
-    def url(self) -> str:
-        return self.server.url()
-
-    def run(self, *statements: str) -> None:
-        self.server.run(*statements)
 
     @pytest.mark.parametrize("kind", ["numeric", "uuid", "interval"])
     def test_types_that_only_the_database_can_sort_are_refused(self, kind: str) -> None:
@@ -241,19 +211,11 @@ class TestPostgres(IncrementalContract):
 
 
 @pytest.mark.slow
-class TestMariaDb(IncrementalContract):
+class TestMariaDb(OnMariaDb, IncrementalContract):
     TIME = "TIMESTAMP NULL"
 
-    @pytest.fixture
-    def _database(self, mariadb: Server) -> None:
-        self.server = mariadb
-
-    @property
-    def url(self) -> str:
-        return self.server.url()
-
     def run(self, *statements: str) -> None:
-        self.server.run("SET time_zone = '+00:00'", *statements)
+        super().run("SET time_zone = '+00:00'", *statements)
 
     def test_unsigned_numbers(self) -> None:
         self.table("typed", "id INTEGER, c BIGINT UNSIGNED")
@@ -263,25 +225,11 @@ class TestMariaDb(IncrementalContract):
         assert self.next_run(table="typed", column="c", lag=10) == (2, [3])
 
 
-def execute(path: Path, *statements: str) -> None:
-    with sqlite3.connect(path) as connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
-
-
 # -- whole runs, with S3 ----------------------------------------------------------------------------------------------
 
 
-class Shop(IncrementalRuns):
-    """MUST write ``url`` and ``run``. There is a table ``orders`` (id, updated_at) of three rows."""
-
-    @property
-    @abstractmethod
-    def url(self) -> str: ...
-
-    @abstractmethod
-    def run(self, *statements: str) -> None: ...
+class Shop(OnDatabase, IncrementalRuns):
+    """There is a table ``orders`` (id, updated_at) of three rows."""
 
     def begin(self) -> None:
         self.run("DROP TABLE IF EXISTS orders", "CREATE TABLE orders (id INTEGER, updated_at TIMESTAMP)")
@@ -347,18 +295,7 @@ class Shop(IncrementalRuns):
         assert report.steps[1].dropped == {"updated_at is null": 1, "read by an earlier run": 2}
 
 
-class TestShopOnSqlite(Shop):
-    @pytest.fixture
-    def _database(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "shop.db"
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
-
-    def run(self, *statements: str) -> None:
-        execute(self.path, *statements)
-
+class TestShopOnSqlite(OnSqlite, Shop):
     def test_rows_that_are_rejected_or_dropped_are_read_once(self) -> None:
         outcome(self.pipeline(Without(id=3)).run())
         assert outcome(self.pipeline(Without(id=3)).run()) == ("unchanged", 2, 0)
@@ -396,6 +333,21 @@ class TestShopOnSqlite(Shop):
         self.insert((4, "2026-02-01"))
         assert outcome(self.pipeline().run()) == ("published", 3, 1)
         assert self.published() == [1, 2, 3, 4]
+
+    def test_rows_without_a_cursor_are_not_replayed(self) -> None:
+        """Every run meets them again, and nobody could tell whether one of them has been added."""
+        self.insert((4, None))
+        report = self.pipeline().run()
+        with pytest.raises(DataError, match="1 have nothing that tells whether they are new"):
+            replay(self.pipeline(), report.run_id)
+        assert self.published() == [1, 2, 3]
+
+    def test_a_row_is_not_explained_by_its_number(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """It had another one in the run that read it."""
+        with pytest.raises(ConfigError, match=r"--explain 2: each incremental run counts .* name a value"):
+            explain(self.pipeline(), "2")
+        explain(self.pipeline(), "id=2")
+        assert "row 2 of" in capsys.readouterr().out
 
     def test_another_name_does_not_add_everything_again(self) -> None:
         self.pipeline().run()
@@ -472,17 +424,8 @@ class TestShopOnSqlite(Shop):
         assert self.published() == [1, 2, 3, 4]
 
 
-class TestShopOnPostgres(Shop):
-    @pytest.fixture
-    def _database(self, postgres: Server) -> None:
-        self.server = postgres
-
-    @property
-    def url(self) -> str:
-        return self.server.url()
-
-    def run(self, *statements: str) -> None:
-        self.server.run(*statements)
+class TestShopOnPostgres(OnPostgres, Shop):
+    pass
 
 
 class Refusing(Transformer):
@@ -568,8 +511,7 @@ def new_in(rows: list[tuple[int, int]], live: Live | None, options: Incremental,
             batch = batch[batch["at"] >= first - 1]  # a source that is not exact
         kept = step.transform(batch, account)
         found += list(zip(kept["id"].tolist(), kept["at"].tolist(), strict=True))
-    run = step.concluded(Run(new_run_id(), "p", Source("test:")), account)
-    return found, Live("test:", run.id, state=json.loads(json.dumps(run.state)))
+    return found, concluded(step, account)[1]
 
 
 @given(data=st.data(), batch_rows=st.sampled_from([1, 3, 100]), keyed=st.booleans())
@@ -661,10 +603,17 @@ def test_a_row_that_changed_while_the_run_read_is_read_again() -> None:
     step, account = NewRows.after(None, "p", options), Account("new")
     during = [before - timedelta(hours=1), datetime.now(UTC) + timedelta(seconds=1)]
     step.transform(pa.table({"id": [1, 2], "at": during}).to_pandas(types_mapper=pd.ArrowDtype), account)
-    run = step.concluded(Run(new_run_id(), "p", Source("test:")), account)
-    next_from = NewRows.after(Live("test:", run.id, state=run.state or {}), "p", options).reads_from()
+    _, live = concluded(step, account)
+    next_from = NewRows.after(live, "p", options).reads_from()
     assert isinstance(next_from, datetime)
     assert before <= next_from <= during[1] - timedelta(seconds=1)
+
+
+def test_columns_that_told_rows_apart_are_missed() -> None:
+    _, live = new_in([(1, 5)], None, KEYLESS, 100)
+    step = NewRows.after(live, "p", KEYLESS)
+    with pytest.raises(DataError, match=r"told rows apart by id too, .*; bring it back, or publish to another prefix"):
+        step.transform(pa.table({"at": [6]}).to_pandas(types_mapper=pd.ArrowDtype))
 
 
 @pytest.mark.parametrize("lag", ["1 hour", "-1h", "h", -1, "1.5h"])

@@ -15,6 +15,7 @@ import pytest
 from pandas import DataFrame
 
 from etl.errors import ConfigError
+from etl.explain import explain
 from etl.learned.file import SchemaFile, read_schema, write_schema
 from etl.learned.inference import ColumnFacts
 from etl.learned.step import LearnedSchema
@@ -46,7 +47,7 @@ Run = Callable[..., RunReport]
 def run(tmp_path: Path) -> Run:
     """Runs a pipeline over these lines of a CSV file."""
 
-    def run(*lines: str, source: str = "orders.csv", **schema: Any) -> RunReport:
+    def run(*lines: str, source: str = "orders.csv", more: str = "", **schema: Any) -> RunReport:
         if lines:
             (tmp_path / "orders.csv").write_text("\n".join(lines) + "\n")
         file = tmp_path / "orders.toml"
@@ -64,6 +65,7 @@ def run(tmp_path: Path) -> Run:
             [load]
             type = "LocalLoader"
             path = "{tmp_path}/orders.parquet"
+            {more}
         """)
         return Pipeline.from_file(file).run()
 
@@ -72,6 +74,13 @@ def run(tmp_path: Path) -> Run:
 
 def schema_in(folder: Path) -> SchemaFile:
     return read_schema(folder / "orders.schema.toml")
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    file = folder / "orders.schema.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
 
 
 def published(folder: Path) -> DataFrame:
@@ -93,8 +102,7 @@ def test_the_first_run_learns_and_is_typed_itself(run: Run, tmp_path: Path) -> N
 
 def test_later_runs_are_cast_to_the_file_as_it_was_edited(run: Run, tmp_path: Path) -> None:
     run(*ROWS)
-    file = tmp_path / "orders.schema.toml"
-    file.write_text(file.read_text().replace('type = "int64"', 'type = "int16"\nunique = true\ndescription = "its id"'))
+    edit(tmp_path, 'type = "int64"', 'type = "int16"\nunique = true\ndescription = "its id"')
     assert run().status == "published"
     assert str(published(tmp_path)["id"].dtype) == "int16[pyarrow]"
     description = pq.read_schema(tmp_path / "orders.parquet").field("id").metadata
@@ -135,10 +143,31 @@ def test_drift_as_a_warning(run: Run, tmp_path: Path) -> None:
     assert frame["price"].isna().all()
 
 
+@pytest.mark.parametrize("rule", ["unique = true", 'references = { file = "codes.csv", column = "code" }'])
+def test_a_column_with_a_rule_for_the_whole_table_may_be_lost(run: Run, tmp_path: Path, rule: str) -> None:
+    run(*ROWS)
+    (tmp_path / "codes.csv").write_text("code\n01\n02\n10\n")
+    edit(tmp_path, "[columns.code]", f"[columns.code]\n{rule}".replace('"codes', f'"{tmp_path}/codes'))
+    report = run(*(row.replace("code", "sku") for row in ROWS), on_drift="warn")
+    assert report.status == "published", report.error
+    assert published(tmp_path)["code"].isna().all()
+
+
+def test_what_people_wrote_stays_when_a_column_is_widened(run: Run, tmp_path: Path) -> None:
+    run(*ROWS)
+    edit(tmp_path, "[columns.id]", '[columns.id]\nmin = 0\nunique = true\ndescription = "its number"')
+    run(*(row.replace("3,10", "3.5,10") for row in ROWS), on_drift="accept")
+    column = schema_in(tmp_path).columns["id"]
+    assert (column.type, column.min, column.unique, column.description) == ("float64", 0, True, "its number")
+    run(*(row.replace("3,10", "x,10") for row in ROWS), on_drift="accept")
+    column = schema_in(tmp_path).columns["id"]  # least values are of numbers
+    assert (column.type, column.min, column.unique, column.description) == ("text", None, True, "its number")
+
+
 def test_drift_that_is_accepted_widens_the_file(run: Run, tmp_path: Path) -> None:
     run(*ROWS)
     file = tmp_path / "orders.schema.toml"
-    file.write_text(file.read_text().replace('type = "date"', 'type = "date"\nmin = 2026-01-01\nunit = "day"'))
+    edit(tmp_path, 'type = "date"', 'type = "date"\nmin = 2026-01-01\nunit = "day"')
     lines = [row.replace("price", "amount").replace("3,10", "x,10") for row in ROWS]
     report = run(*lines, on_drift="accept")
     assert report.status == "published", report.error
@@ -150,6 +179,36 @@ def test_drift_that_is_accepted_widens_the_file(run: Run, tmp_path: Path) -> Non
     changed = file.stat().st_mtime_ns
     assert run(*lines, on_drift="accept").status == "unchanged"
     assert file.stat().st_mtime_ns == changed
+
+
+def test_its_rules_count_as_those_of_a_contract(run: Run, tmp_path: Path) -> None:
+    run(*ROWS)
+    codes = tmp_path / "codes.csv"
+    codes.write_text("code\n01\n02\n10\n")
+    edit(
+        tmp_path,
+        "[columns.code]",
+        f'[columns.code]\nunique = true\nreferences.file = "{codes}"\nreferences.column = "code"',
+    )
+    step = LearnedSchema(file=tmp_path / "orders.schema.toml")
+    assert step.keyed_by() == ("code",)
+    assert run().error is None
+    codes.write_text("code\n01\n02\n11\n")
+    assert "not in code of codes.csv" in run().summary()
+
+
+def test_the_file_tells_no_values_that_a_step_hides(run: Run, tmp_path: Path) -> None:
+    run(*ROWS, more='[[transform]]\ntype = "MaskColumns"\ncolumns = ["price"]\nmethod = "redact"')
+    text = (tmp_path / "orders.schema.toml").read_text()
+    assert 'type = "float64"\n' in text
+    assert "1.1" not in text
+
+
+def test_without_a_file_there_is_nothing_to_explain_with(run: Run, tmp_path: Path) -> None:
+    run(*ROWS)
+    (tmp_path / "orders.schema.toml").unlink()
+    with pytest.raises(ConfigError, match=r"orders\.schema\.toml: there is none yet; .* run the pipeline"):
+        explain(Pipeline.from_file(tmp_path / "orders.toml"), "1")
 
 
 def test_columns_whose_type_cannot_be_declared_stay_as_they_are(run: Run, tmp_path: Path) -> None:
@@ -165,8 +224,7 @@ def test_columns_whose_type_cannot_be_declared_stay_as_they_are(run: Run, tmp_pa
 
 def test_a_damaged_file_is_a_mistake_of_the_configuration(run: Run, tmp_path: Path) -> None:
     run(*ROWS)
-    file = tmp_path / "orders.schema.toml"
-    file.write_text(file.read_text().replace('"int64"', '"int65"'))
+    edit(tmp_path, '"int64"', '"int65"')
     with pytest.raises(ConfigError, match=r"schema: .*orders\.schema\.toml: columns\.id\.type: unknown type 'int65'"):
         run()
     with pytest.raises(ConfigError, match=r"schema\.on_drift"):

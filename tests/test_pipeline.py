@@ -18,7 +18,7 @@ import pytest
 from pandas import DataFrame
 
 from etl.base import Extractor, Transformer
-from etl.errors import AccessError, DataError, SourceError
+from etl.errors import AccessError, DataError, SourceError, StorageError
 from etl.extractors.zip_url import ZipUrlExtractor
 from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
@@ -219,6 +219,13 @@ def test_a_second_run_on_this_machine_waits_for_another_day(lego: Pipeline, buck
     assert report.exit_code == 75
     assert f"process {os.getpid()}" in report.summary()
     assert lego.run().exit_code == 0
+
+
+def test_without_a_place_for_its_lock_a_run_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ETL_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=f"{tmp_path}/file.*; set ETL_CACHE_DIR"), locked("lego"):
+        pass
 
 
 def test_a_cleaner_that_loses_rows_publishes_nothing(lego: Pipeline, bucket: Bucket) -> None:

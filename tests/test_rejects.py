@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from etl.history import Replays
 from etl.ledger import Account
 from etl.loaders.local import LocalLoader
 from etl.loaders.s3 import S3Loader
+from etl.privacy import Veil
+from etl.quarantine import Quarantine
 from etl.replay import Unpublished, replay
 from etl.report import RunReport
+from etl.run import Run, Source
 from etl.transformers.columns import DeriveColumns, RenameColumns, SplitColumn
 from etl.transformers.contract import Contract
 from etl.transformers.explode import ExplodeJson
@@ -267,12 +270,43 @@ class TestReplay:
             replay(mended(self.orders, loader), first.run_id)
 
     def test_a_run_that_was_refused_has_nothing_to_add_to(self) -> None:
-        from dataclasses import replace
-
         loader = self.loader()
         strict = replace(pipeline(self.orders, loader), max_rejects=0).run()
         with pytest.raises(ConfigError, match="nothing is published"):
             replay(mended(self.orders, loader), strict.run_id)
+
+    def test_rows_come_in_the_order_of_the_source(self) -> None:
+        """Of two with one key the first stays, whichever rule each of them had broken."""
+        self.orders.write_text("Order No,E-Mail,Amount\n1,a@b.c,10\n7,a@b.c,ten\nseven,a@b.c,70\n")
+        loader = self.loader()
+        first = pipeline(self.orders, loader).run()
+        assert [reject["row"] for reject in rejects_of(first, loader)] == [3, 2]
+        spelled = ReplaceValues(values={"amount": {"ten": "10"}, "order_no": {"seven": "7"}})
+        replay(pipeline(self.orders, loader, spelled), first.run_id)
+        assert self.amounts() == {1: 10, 7: 10}
+
+    def test_rows_of_another_pipeline_are_refused(self) -> None:
+        loader = self.loader(mode="append")
+        first = pipeline(self.orders, loader).run()
+        other = replace(mended(self.orders, loader), name="returns")
+        with pytest.raises(ConfigError, match=f"run {first.run_id} is one of the pipeline 'orders'"):
+            replay(other, first.run_id)
+
+    def test_the_parts_of_a_row_may_share_their_key(self, tmp_path: Path) -> None:
+        file = tmp_path / "baskets.csv"
+        file.write_text("id;items;price\n1;[1];5\n2;[2, 3];five\n")
+        reader = FilesExtractor(path=(str(file),), csv=CsvOptions(delimiter=";"))
+        steps = (
+            CastTypes(types={"price": "int32"}),
+            DropDuplicates(keys=("id",)),
+            ExplodeJson(column="items", take={"item": "."}),
+        )
+        first = Pipeline("baskets", reader, steps, self.loader(), max_rejects=10).run()
+        words = ReplaceValues(values={"price": {"five": "5"}})
+        report = replay(Pipeline("baskets", reader, (words, *steps), self.loader()), first.run_id)
+        assert report is not None
+        assert report.rows_rejected == 0
+        assert sorted(etl.read_dataset(self.uri)["item"]) == ["1", "2", "3"]
 
     def test_lines_and_hidden_rows_are_counted_and_left(self, caplog: pytest.LogCaptureFixture) -> None:
         loader = self.loader()
@@ -307,6 +341,7 @@ class TestReplay:
             "price": [Decimal("1.50"), Decimal("-2.25")],
             "day": [datetime.date(2026, 1, 31), None],
             "at": [datetime.datetime(2026, 1, 31, 12, 30, tzinfo=datetime.UTC), None],
+            "opens": [None, datetime.time(8, 30, 0, 500)],
         }
         file = tmp_path / "typed.parquet"
         frame = DataFrame(columns).convert_dtypes(dtype_backend="pyarrow")
@@ -319,7 +354,9 @@ class TestReplay:
         report = replay(Pipeline("typed", reader, (lax,), loader), first.run_id)
         assert report is not None
         assert report.error is None
-        assert etl.read_dataset(self.uri)["price"].tolist() == columns["price"]
+        found = etl.read_dataset(self.uri)
+        assert found["price"].tolist() == columns["price"]
+        assert found["opens"].iloc[1] == columns["opens"][1]
 
     def test_steps_that_compare_whole_rows_need_the_source(self) -> None:
         loader = self.loader()
@@ -409,6 +446,14 @@ def test_replay_of_what_is_replaced_whole_reads_the_source_again(
     pipeline(orders, loader).run(force=True, accept=True)
     with pytest.raises(ConfigError, match=f"run {first.run_id} is not what is live"):
         replay(mended(orders, loader), first.run_id)
+
+
+@pytest.mark.parametrize(("limit", "rejected", "rows"), [("29%", 29, 100), ("0.57%", 57, 10_000), (7, 7, 9)])
+def test_as_many_may_be_rejected_as_the_limit_says(limit: int | str, rejected: int, rows: int) -> None:
+    quarantine = Quarantine(Run("id", "test", Source("test:")), limit, Veil([], []))
+    quarantine.check(rejected, rows)
+    with pytest.raises(DataError, match=f"{rejected + 1} of {rows:,} rows were rejected"):
+        quarantine.check(rejected + 1, rows)
 
 
 class TestHiding:
@@ -555,7 +600,7 @@ class TestExplaining:
         assert "rejected: item = 'two': not a number (int32)" in lines
         assert lines[-2] == "published"
 
-    @pytest.mark.parametrize("wanted", ["99", "Order No=nobody", "nothing=1"])
+    @pytest.mark.parametrize("wanted", ["99", "Order No=nobody", "Order No=", "nothing=1"])
     def test_nothing_found(self, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(DataError, match="no row has"):
             self.shown(wanted, capsys)

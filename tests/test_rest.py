@@ -287,6 +287,13 @@ def test_no_records_at_all(web: WebServer, status: int) -> None:
     assert frame.dtypes.astype(str).to_dict() == {"id": "int64[pyarrow]"}
 
 
+def test_no_content_needs_no_total(web: WebServer) -> None:
+    """So some APIs answer an incremental run when nothing is new."""
+    url = web.script("/items", lambda request: json_answer(b"", status=204))
+    pagination = {"type": "page_number", "total": "meta.count"}
+    assert frame_of(make(url, types={"id": "int64"}, allow_empty=True, records="items", pagination=pagination)).empty
+
+
 def test_fewer_records_than_the_total_are_an_error(web: WebServer) -> None:
     url = web.script("/items", lambda request: json_answer({"items": ROWS[:5], "meta": {"count": "7"}, "next": None}))
     pagination = {"type": "next_url", "path": "next", "total": "meta.count"}

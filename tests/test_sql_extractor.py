@@ -7,7 +7,6 @@ import json
 import logging
 import pickle
 import socket
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -41,7 +40,7 @@ from etl.paths import PROJECT
 from main import Pipeline
 from tests.conftest import Bucket
 from tests.contracts import ExtractorContract
-from tests.databases import PASSWORD, Server
+from tests.databases import PASSWORD, OnDatabase, Server, SqliteFile
 
 NAMES = ["Castle", "Ümläut", None, "Spa ce", "X"]
 ODD = 'Odd "name" `of` 100% :x; DROP TABLE sets; --'
@@ -73,17 +72,10 @@ def types_of(frame: DataFrame) -> dict[str, str]:
 # -- what is the same everywhere ----------------------------------------------------------------------------------
 
 
-class SqlContract(ExtractorContract):
-    """MUST write ``url`` and ``run``. There is a table ``sets`` of five rows (id, n, name)."""
+class SqlContract(OnDatabase, ExtractorContract):
+    """There is a table ``sets`` of five rows (id, n, name)."""
 
     quote = '"'
-
-    @property
-    @abstractmethod
-    def url(self) -> str: ...
-
-    @abstractmethod
-    def run(self, *statements: str) -> None: ...
 
     def make(self, **options: Any) -> SqlExtractor:
         what = {} if "query" in options else {"table": "sets", "order_by": ("id",)}
@@ -167,6 +159,9 @@ class SqlContract(ExtractorContract):
             assert 1 < len(splits) <= parts
             found = [row for split in pickle.loads(pickle.dumps(splits)) for row in rows_of(split)]
             assert sorted(row[0] for row in found) == [1, 2, 3, 4, 5]
+            account = Account("as a run reads them")
+            numbers = [number for split in splits for batch in split.extract(account) for number in batch.index]
+            assert numbers == [1, 2, 3, 4, 5]
 
     def test_splits_of_nothing_to_split(self) -> None:
         empty = self.make(query="SELECT * FROM sets WHERE id > 5", split_on="id", split_into=4)
@@ -197,13 +192,6 @@ class ServerContract(SqlContract):
     """What needs a server."""
 
     server: Server
-
-    @property
-    def url(self) -> str:
-        return self.server.url()
-
-    def run(self, *statements: str) -> None:
-        self.server.run(*statements)
 
     def test_no_secret_is_shown(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
@@ -316,19 +304,9 @@ def broken_line(port: int, cut_after: int) -> Iterator[int]:
 class TestSqlite(SqlContract):
     @pytest.fixture(autouse=True)
     def _database(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "test %.db"
+        self.server = SqliteFile(tmp_path / "test %.db")
         self.run("PRAGMA journal_mode = WAL", "CREATE TABLE sets (id INTEGER PRIMARY KEY, n INTEGER, name VARCHAR(20))")
         self.run(INSERT_SETS)
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
-
-    def run(self, *statements: str) -> None:
-        with sqlite3.connect(self.path) as connection:
-            for statement in statements:
-                connection.execute(statement)
-        connection.close()
 
     def test_types_are_those_of_the_catalogue(self) -> None:
         self.run(
@@ -410,7 +388,7 @@ class TestSqlite(SqlContract):
     def test_a_damaged_file_is_an_error(self, tmp_path: Path) -> None:
         self.run("CREATE TABLE long (t TEXT)", *[f"INSERT INTO long VALUES ('{'x' * 4000}')" for _ in range(50)])
         self.run("PRAGMA wal_checkpoint(TRUNCATE)")
-        data = bytearray(self.path.read_bytes())
+        data = bytearray(self.server.path.read_bytes())
         data[-100_000:-80_000] = bytes(20_000)
         (tmp_path / "damaged.db").write_bytes(data)
         with pytest.raises(DataError, match="damaged"):
@@ -535,6 +513,11 @@ class TestPostgres(ServerContract):
             sizes = [len(frame_of(split)) for split in splits]
             assert (len(sizes), sum(sizes)) == (4, 51), column
             assert all(size >= 12 for size in sizes)
+
+    def test_splits_to_infinity_are_refused(self) -> None:
+        query = "SELECT DATE 'infinity' AS d UNION ALL SELECT DATE '2026-01-01'"
+        with pytest.raises(ConfigError, match="split_on: 'd' goes to infinity"):
+            self.make(query=query, split_on="d", split_into=2).splits()
 
     def test_views_and_tables_of_other_schemas(self) -> None:
         self.run("CREATE SCHEMA IF NOT EXISTS other", "DROP VIEW IF EXISTS other.seen")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from etl.base import Extractor
 from etl.errors import DataError
@@ -13,6 +13,7 @@ from etl.files.formats import JsonType
 from etl.http.request import web_session
 from etl.incremental.options import IncrementalOption
 from etl.ledger import Account
+from etl.options import DifferentColumns
 from etl.redact import redact
 from etl.rest.api import Api, ApiOptions
 from etl.run import Source
@@ -30,7 +31,7 @@ class RestExtractor(ApiOptions, Extractor):
     out to be published already is not published again.
     """
 
-    columns: tuple[str, ...] = Field(
+    columns: DifferentColumns = Field(
         default=(), description="The fields to read, in this order. Default: those of the first 10,000 records."
     )
     types: dict[str, JsonType] = Field(
@@ -40,13 +41,6 @@ class RestExtractor(ApiOptions, Extractor):
     )
     incremental: IncrementalOption = None
     allow_empty: bool = Field(default=False, description="Whether no records at all are in order.")
-
-    @field_validator("columns")
-    @classmethod
-    def _columns_are_different(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(columns)) < len(columns):
-            raise ValueError("names a column more than once")
-        return columns
 
     @model_validator(mode="after")
     def _can_be_continued(self) -> Self:

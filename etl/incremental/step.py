@@ -13,7 +13,7 @@ from pydantic import Field
 
 from etl.base import Extractor, Loader, Transformer
 from etl.errors import ConfigError, DataError
-from etl.incremental.options import NEEDS_APPEND, Cursor, Incremental, incremental_of
+from etl.incremental.options import NEEDS_APPEND, NO_CURSOR, Cursor, Incremental, incremental_of
 from etl.incremental.state import Reached, digests
 from etl.incremental.values import (
     at_least,
@@ -104,7 +104,7 @@ class NewRows(Transformer):
         values = cursor_values(batch[column])
         missing = rows_where(pc.is_null(values), batch.index)
         if self.options.nulls == "reject":
-            account.reject(missing, "null, so that no run can tell whether it is new", column=column)
+            account.reject(missing, NO_CURSOR, column=column)
         else:
             account.drop(missing, f"{column} is null")
         if values.null_count == len(values):
@@ -202,7 +202,12 @@ class _Window:
     def _identity(self, batch: DataFrame) -> tuple[str, ...]:
         """The columns that tell one row from another, the same in every run."""
         if self.reached is not None:
-            check_columns(batch, self.reached.columns)
+            lost = [name for name in self.reached.columns if name not in batch.columns]
+            if lost:
+                raise DataError(
+                    f"earlier runs told rows apart by {', '.join(lost)} too, which the source does not have any more; "
+                    "bring it back, or publish to another prefix"
+                )
             return self.reached.columns
         names = {self.options.column, *self.options.key} if self.options.key else map(str, batch.columns)
         return tuple(sorted(names))

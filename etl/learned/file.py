@@ -34,9 +34,11 @@ class SchemaFile(Options):
 
 
 def read_schema(file: Path) -> SchemaFile:
-    """Raises ConfigError, with every mistake, if the file is no schema."""
+    """Raises ConfigError, with every mistake, if the file is no schema, or not there."""
     try:
         return SchemaFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: there is none yet; the first run learns it: run the pipeline") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     except ValidationError as error:

@@ -9,19 +9,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, ValidationError
 
 from etl.base import Extractor, Transformer
 from etl.errors import DataError
+from etl.learned.file import SchemaFile, read_schema, write_schema
 from etl.ledger import Account
 from etl.redact import redact
+from etl.tables.schema import Column
+from etl.transformers.contract import Contract
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.learned.file import SchemaFile
     from etl.learned.inference import ColumnFacts
-    from etl.transformers.contract import Contract
+
+_RULES_OF_A_TYPE = {"min", "max", "min_length", "max_length", "pattern", "one_of"}
 
 log = logging.getLogger(__name__)
 
@@ -43,53 +46,48 @@ class LearnedSchema(Transformer):
         "new columns are left out, lost ones null, rows that do not fit rejected. accept: the file is widened first.",
     )
 
+    _shows_values: bool = PrivateAttr(default=True)
     _schema: Any = PrivateAttr(default=None)
     _contract: Any = PrivateAttr(default=None)
+
+    def without_values(self) -> LearnedSchema:
+        """A copy that tells no values in the file, for pipelines that hide some."""
+        copy = self.model_copy()
+        copy._shows_values = False
+        return copy
 
     def learn(self, extractor: Extractor, uri: str) -> None:
         """Write the file from all that ``extractor`` reads, if there is none, or if it is to follow the source.
 
         ``uri``: what the file calls the source.
         """
-        from etl.learned.file import read_schema, write_schema
-
         known = read_schema(self.file) if self.file.exists() else None
         if known is not None and self.on_drift != "accept":
             return
-        from etl.learned.inference import ColumnFacts
-        from etl.tables.arrow import array_of
-
-        declared = {name: column.type for name, column in known.columns.items()} if known else {}
-        facts: dict[str, ColumnFacts] = {}
-        account = Account("learn")
-        for split in extractor.splits():
-            for batch in split.extract(account):
-                account.take_rejects()  # the run itself will meet them again
-                for name in map(str, batch.columns):
-                    facts.setdefault(name, ColumnFacts(declared.get(name))).see(array_of(batch[name]))
+        facts, rows = _facts_of(extractor, known)
         found = _found(facts, known)
         if found == known:
             return
-        notes = {name: fact.note for name, fact in facts.items()}
-        write_schema(self.file, found, notes, redact(uri), account.rows_out, datetime.now(UTC).date())
+        notes = {name: fact.note for name, fact in facts.items()} if self._shows_values else {}
+        write_schema(self.file, found, notes, redact(uri), rows, datetime.now(UTC).date())
         done = "widened" if known else "learned"
         log.warning("%s was %s from the source; please review it", self.file, done, extra={"step": self.name})
 
     def ingredients(self) -> tuple[str, ...]:
-        """Stands for the file in the recipe of a run."""
-        return (hashlib.sha256(self.file.read_bytes()).hexdigest(),) if self.file.exists() else ()
+        """Stand in the recipe of a run for the file, and for those that its rules refer to."""
+        if not self.file.exists():
+            return ()
+        return hashlib.sha256(self.file.read_bytes()).hexdigest(), *self._declared().ingredients()
+
+    def keyed_by(self) -> tuple[str, ...] | None:
+        return self._declared().keyed_by() if self.file.exists() else ()
 
     def describes(self) -> Mapping[str, Mapping[str, str]]:
-        from etl.learned.file import read_schema
-
-        return {name: column.facts for name, column in read_schema(self.file).columns.items()}
+        return self._declared().describes()
 
     def start(self) -> Any:
-        from etl.learned.file import read_schema
-        from etl.transformers.contract import Contract
-
         self._schema = read_schema(self.file)
-        self._contract = Contract(columns=self._schema.columns, extra="keep")
+        self._contract = self._declared()
         return self._contract.start()
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
@@ -99,11 +97,14 @@ class LearnedSchema(Transformer):
         if new or lost:
             self._report(new, lost, account)
         before = account.rejected.total()
-        result = self._contract_without(lost).apply(batch.drop(columns=new), account)
+        result = self._lenient(lost).apply(self._with_nulls(batch.drop(columns=new), lost), account)
         if self.on_drift == "error" and account.rejected.total() > before:
             rules = ", ".join(f"{rule} ({count:,} rows)" for rule, count in account.rejected.items())
             raise DataError(f"the source has drifted from {self.file.name}: {rules}; {_REMEDY}")
-        return self._with_nulls(result, lost)
+        return result
+
+    def _declared(self) -> Contract:
+        return Contract(columns=read_schema(self.file).columns, extra="keep")
 
     def _report(self, new: Sequence[str], lost: Sequence[str], account: Account) -> None:
         news = [f"{what} {', '.join(names)}" for what, names in (("new columns", new), ("lost columns", lost)) if names]
@@ -112,46 +113,64 @@ class LearnedSchema(Transformer):
             raise DataError(f"{message}; {_REMEDY}")
         account.warn(message)
 
-    def _contract_without(self, lost: Sequence[str]) -> Contract:
+    def _lenient(self, lost: Sequence[str]) -> Contract:
+        """The contract of a source that has lost these columns: null is no fault of its rows."""
         contract: Contract = self._contract
-        if not lost:
-            return contract
-        columns = {name: column for name, column in self._schema.columns.items() if name not in lost}
-        return contract.model_copy(update={"columns": columns})
+        columns = {
+            name: column.model_copy(update={"required": column.required and name not in lost})
+            for name, column in contract.columns.items()
+        }
+        return contract.model_copy(update={"columns": columns}) if lost else contract
 
     def _with_nulls(self, batch: DataFrame, lost: Sequence[str]) -> DataFrame:
-        """The columns of the file, in its order: those that were lost without any value."""
-        if not lost:
-            return batch
         import pandas as pd
 
         columns = self._schema.columns
-        nulls = {name: pd.Series(None, batch.index, columns[name].dtype) for name in lost if name in columns}
-        return batch.assign(**nulls)[
-            [name for name in (*columns, *self._schema.as_is) if name not in lost or name in nulls]
-        ]
+        return batch.assign(
+            **{name: pd.Series(None, batch.index, columns[name].dtype) for name in lost if name in columns}
+        )
+
+
+def _facts_of(extractor: Extractor, known: SchemaFile | None) -> tuple[Mapping[str, ColumnFacts], int]:
+    """What is in each column of the source, and how many rows it has."""
+    from etl.learned.inference import ColumnFacts
+    from etl.tables.arrow import array_of
+
+    declared = {name: column.type for name, column in known.columns.items()} if known else {}
+    facts: dict[str, ColumnFacts] = {}
+    account = Account("learn")
+    for split in extractor.splits():
+        for batch in split.extract(account):
+            account.take_rejects()  # the run itself will meet them again
+            for name in map(str, batch.columns):
+                facts.setdefault(name, ColumnFacts(declared.get(name))).see(array_of(batch[name]))
+    return facts, account.rows_out
 
 
 def _found(facts: Mapping[str, ColumnFacts], known: SchemaFile | None) -> SchemaFile:
     """What was seen, after the columns that are known already; these stay even if they were lost."""
-    from etl.learned.file import SchemaFile
-    from etl.tables.schema import Column
-
     old = known.columns if known else {}
     as_is = [*(known.as_is if known else ()), *(name for name, fact in facts.items() if fact.type is None)]
     columns: dict[str, Column] = {}
     for name in dict.fromkeys((*old, *facts)):
-        if name in as_is:
+        column, fact = old.get(name, Column(name=name)), facts.get(name)
+        kind = fact.type if fact else column.type
+        if kind is None or name in as_is:
             continue
-        column, fact = old.get(name), facts.get(name)
-        required = fact is not None and not fact.has_nulls and (column.required if column else fact.has_values)
-        if column and (fact is None or fact.type == column.type):
-            columns[name] = column.model_copy(update={"required": required})
-        elif fact and fact.type:
-            columns[name] = Column(name=name, type=fact.type, required=required)
+        required = fact is not None and not fact.has_nulls and (column.required if name in old else fact.has_values)
+        columns[name] = _retyped(column, kind, required)
     if not columns:
         raise DataError("no column has a type that a schema could declare; leave [schema] out")
     return SchemaFile(columns=columns, as_is=tuple(dict.fromkeys(as_is)))
+
+
+def _retyped(column: Column, kind: str, required: bool) -> Column:
+    """The column with another type; what people have written about it stays, as far as the type has such rules."""
+    declared = {**column.model_dump(exclude_defaults=True), "type": kind, "required": required}
+    try:
+        return Column.model_validate(declared)
+    except ValidationError:
+        return Column.model_validate({name: told for name, told in declared.items() if name not in _RULES_OF_A_TYPE})
 
 
 _REMEDY = 'edit that file, or set on_drift = "warn" or "accept"'

@@ -235,7 +235,7 @@ class Api:
 
     def _check_total(self, total: int | None) -> None:
         path, url = self.pagination.total, redact(self._options.url)
-        if path and total is None:
+        if path and total is None and self.progress.rows:  # an answer without content (204) has no total either
             raise DataError(f"{url}: there is no {path!r} in any answer; correct pagination.total, or leave it out")
         if total is not None and self.progress.rows < total:
             raise SourceError(

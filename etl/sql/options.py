@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
 
 from etl.incremental.options import IncrementalOption
-from etl.options import Options
+from etl.options import DifferentColumns, Options
 from etl.steps import did_you_mean
 
 _DATABASES = {
@@ -32,8 +32,8 @@ class SqlOptions(Options):
     table: str | None = Field(default=None, min_length=1, description='The table or view, such as "public.orders".')
     query: str | None = Field(default=None, min_length=1, description="A SELECT, to read its result instead.")
     params: dict[str, Any] = Field(default={}, description="Values of the :names in the query; a list for IN :name.")
-    columns: tuple[str, ...] = Field(default=(), description="The columns of the table to read. Default: all.")
-    order_by: tuple[str, ...] = Field(
+    columns: DifferentColumns = Field(default=(), description="The columns of the table to read. Default: all.")
+    order_by: DifferentColumns = Field(
         default=(), description="Columns of the table to sort by: then the same rows give the same bytes."
     )
     incremental: IncrementalOption = None
@@ -68,13 +68,6 @@ class SqlOptions(Options):
         if url.database in (None, "", ":memory:"):
             raise ValueError(f"names no database; write it like {_EXAMPLE}")
         return value
-
-    @field_validator("columns", "order_by")
-    @classmethod
-    def _are_different(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) < len(names):
-            raise ValueError("names a column more than once")
-        return names
 
     @model_validator(mode="after")
     def _table_or_query(self) -> Self:

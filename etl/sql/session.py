@@ -79,12 +79,14 @@ class Session:
         statement = sa.select(sa.func.min(column).label("low"), sa.func.max(column).label("high")).select_from(source)
         with self._executed(statement, {}, 1) as result:
             kind = result.schema.field(0).type
-            (row,) = next(result.tables(Account("bounds"), 1)).to_pylist()
-        if row["low"] is None or _is_dividable(kind):
-            return row["low"], row["high"]
-        raise ConfigError(
-            f"split_on: {self._options.split_on!r} is {kind}; choose an integer, date or timestamp column"
-        )
+            found = next(result.tables(Account("bounds"), 1)).to_pylist()
+        split_on = f"split_on: {self._options.split_on!r}"
+        if not found:
+            raise ConfigError(f"{split_on} goes to infinity, or begins before year 1; choose another column")
+        low, high = found[0]["low"], found[0]["high"]
+        if low is not None and not _is_dividable(kind):
+            raise ConfigError(f"{split_on} is {kind}; choose an integer, date or timestamp column")
+        return low, high
 
     @contextmanager
     def _executed(self, statement: Any, types: Mapping[str, Any], fetch_rows: int) -> Iterator[Result]:
