@@ -189,8 +189,6 @@ class Pipeline:
         for split in self.extractor.splits():
             for batch in split.extract(account):
                 yield batch, account.take_rejects()
-        if rejects := account.take_rejects():
-            yield batch.iloc[:0], rejects
 
     def _transformed(
         self,
@@ -264,6 +262,7 @@ def _watched(batches: Iterable[DataFrame], advance: Callable[[int], None]) -> It
         collector.resume()  # by now, all that the steps import is there
         advance(len(batch))
         yield batch
+        del batch  # or it would stay in memory while the next is awaited
 
 
 # -- command line ---------------------------------------------------------------------------------
@@ -343,8 +342,7 @@ def rejects_command(options: argparse.Namespace) -> int:
     from etl.rejects import show_rejects
 
     pipeline = Pipeline.from_file(options.pipeline, options.set)
-    with pipeline.loader.blamed():
-        return show_rejects(pipeline.loader, pipeline.name, options.run_id, as_json=options.json)
+    return show_rejects(pipeline.loader, pipeline.name, options.run_id, as_json=options.json)
 
 
 def check_command(options: argparse.Namespace) -> int:

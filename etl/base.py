@@ -99,18 +99,20 @@ class Extractor(Step):
         account = account or Account(self.name)
         with self.blamed():
             batches = iter(self.read(account))
-            last: DataFrame | None = None
+            empty: DataFrame | None = None
             rejected = 0
             while True:
                 with account.timed():
                     batch = next(batches, None)
                 if batch is None:
                     break
-                last, rejected = _numbered(batch, account), account.rejected.total()
-                yield last
+                rejected = account.rejected.total()
+                empty = batch.take([]) if empty is None else empty
+                yield _numbered(batch, account)
+                del batch  # or it would stay in memory while the next is made
             account.rows_in = account.rows_out + account.rejected.total()
-            if last is not None and account.rejected.total() > rejected:
-                yield last.iloc[:0]  # rejects go with a batch of their own source, also those behind the last row
+            if empty is not None and account.rejected.total() > rejected:
+                yield empty  # rejects go with a batch of their own source, also those behind the last row
 
 
 class Transformer(Step):
@@ -255,3 +257,4 @@ def _counted(batches: Iterable[DataFrame], account: Account, figures: Figures) -
         account.rows_in += len(batch)
         figures.add(batch)
         yield batch
+        del batch

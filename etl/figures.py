@@ -55,9 +55,16 @@ def summed(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for part in parts:
         total.rows += part.get("rows", 0)
         for name, each in part.get("columns", {}).items():
-            total.columns.setdefault(name, ColumnFigures()).add(each["nulls"], each["low"], each["high"])
+            total.columns.setdefault(name, ColumnFigures()).add(each["nulls"], *_bounds(each["low"], each["high"]))
             types[name] = each["type"]
     return total.as_dict(types) if total.columns else {}
+
+
+def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
+    """As they were before JSON, which has no word for infinity."""
+    if low is None and high is None:
+        return None, None
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _counted(values: Series[Any]) -> tuple[int, Any, Any]:

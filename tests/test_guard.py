@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 from collections.abc import Callable
 from decimal import Decimal
@@ -81,6 +82,13 @@ def test_figures_do_not_depend_on_how_rows_arrive(parts: list[list[int | None]])
     frames = [table({"a": pa.int64()}, a=part) for part in parts]
     together, apart = shape(pd.concat(frames)), summed(map(shape, frames))
     assert together == apart
+
+
+def test_infinity_in_one_part_is_in_the_whole() -> None:
+    parts = [shape(table({"a": pa.float64()}, a=values)) for values in ([1.0, math.inf], [2.0], [-math.inf, 3.0])]
+    for some, low, high in ((parts[:2], 1.0, None), (parts[1::-1], 1.0, None), (parts[1:], None, 3.0)):
+        total = summed(some)["columns"]["a"]
+        assert (total["low"], total["high"]) == (low, high)
 
 
 # -- findings --------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from io import BufferedIOBase, RawIOBase
-from itertools import chain
+from itertools import chain, starmap
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -288,7 +289,7 @@ def arrow_tables(batches: Iterable[DataFrame]) -> tuple[pa.Schema, Iterator[pa.T
     A column that holds only nulls there takes its type from the first batch that knows better, if it comes soon.
     Raises DataError for a batch with other columns, or with values that these types cannot hold.
     """
-    tables = ((_table(batch), _place(batch)) for batch in batches)
+    tables = map(_placed, batches)  # neither this nor starmap holds on to a table while the next is made
     head: deque[tuple[pa.Table, str]] = deque()
     typed: dict[str, pa.Field[Any]] = {}
     rows = 0
@@ -302,12 +303,16 @@ def arrow_tables(batches: Iterable[DataFrame]) -> tuple[pa.Schema, Iterator[pa.T
         raise EtlError("was given no batch, not even an empty one")
     first, _ = head[0]
     schema = pa.schema([typed.get(field.name, field) for field in first.schema])
-    return schema, (_fitted(table, schema, place) for table, place in chain(_drained(head), tables))
+    return schema, starmap(partial(_fitted, schema), chain(_drained(head), tables))
 
 
 def _drained(head: deque[tuple[pa.Table, str]]) -> Iterator[tuple[pa.Table, str]]:
     while head:
         yield head.popleft()
+
+
+def _placed(batch: DataFrame) -> tuple[pa.Table, str]:
+    return _table(batch), _place(batch)
 
 
 def _place(batch: DataFrame) -> str:
@@ -343,7 +348,7 @@ def _names_with_values(table: pa.Table) -> list[str]:
     return [name for name, column in columns if column.null_count < table.num_rows]
 
 
-def _fitted(table: pa.Table, schema: pa.Schema, place: str) -> pa.Table:
+def _fitted(schema: pa.Schema, table: pa.Table, place: str) -> pa.Table:
     if table.schema == schema:
         return table
     if table.column_names != schema.names:
