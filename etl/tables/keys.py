@@ -31,7 +31,7 @@ Found = tuple[Mask, Words]  # for each row: did its key come before, and with wh
 
 _ROW_BYTES = 8 * LANES
 _FREE = np.iinfo(np.int32).max
-_ROWS_AT_ONCE = 1 << 15
+_ROWS_AT_ONCE = 1 << 16
 _WINDOW = 64  # slots
 _READS_AT_ONCE = 1 << 10
 
