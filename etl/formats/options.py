@@ -49,7 +49,8 @@ class ParquetOptions(Options):
         default=131_072, ge=1, le=16_777_216, description="Rows in a row group. So many are in memory at a time."
     )
     statistics: bool = Field(
-        default=True, description="Keep the least and greatest value of each column, so that readers can skip."
+        default=True,
+        description="Keep least and greatest values, so that readers can skip; not of long distinct texts, as URLs.",
     )
     page_index: bool = Field(
         default=True, description="Keep an index of pages, so that readers can skip within groups."
