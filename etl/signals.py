@@ -11,6 +11,7 @@ from etl.errors import Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _held = False
+_put_off: list[int] | None = None  # the stops that wait for the end of a block, while there is one
 
 
 @contextmanager
@@ -35,8 +36,24 @@ def held_signals() -> Iterator[None]:
         _held = False
 
 
+@contextmanager
+def signals_put_off() -> Iterator[None]:
+    """Let a stop wait for the end of the block: for a short request whose answer says what there is to clean up."""
+    global _put_off
+    waiting = _put_off = []
+    try:
+        yield
+    finally:
+        _put_off = None
+    if waiting:
+        _stop(waiting[0], None)
+
+
 def _stop(number: int, _frame: FrameType | None) -> None:
     if _held:
+        return
+    if _put_off is not None:
+        _put_off.append(number)
         return
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)

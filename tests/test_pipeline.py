@@ -18,7 +18,7 @@ import pytest
 from pandas import DataFrame
 
 from etl.base import Extractor, Transformer
-from etl.errors import AccessError, DataError, SourceError, StorageError
+from etl.errors import AccessError, DataError, SourceError, Stopped, StorageError
 from etl.extractors.zip_url import ZipUrlExtractor
 from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
@@ -26,6 +26,7 @@ from etl.lock import locked
 from etl.report import RunReport
 from etl.run import Source
 from etl.s3.options import MIB
+from etl.signals import signals_put_off, stopped_by_signals
 from etl.transformers.lego import LegoCleaner
 from main import Pipeline, main
 from samples.make_sample import make_sample
@@ -287,6 +288,21 @@ def test_signals_stop_cleanly(bucket: Bucket, number: signal.Signals, tmp_path: 
     assert f"stopped by {number.name}; nothing was published" in shown
     assert bucket.open_uploads() == []
     assert "a/endless.parquet" not in bucket.objects()
+
+
+def test_a_stop_waits_for_the_answer_that_tells_what_to_clean_up() -> None:
+    reached = []
+
+    def work() -> None:
+        with stopped_by_signals():
+            with signals_put_off():
+                signal.raise_signal(signal.SIGTERM)
+                reached.append("end of the block")
+            reached.append("behind it")
+
+    with pytest.raises(Stopped) as stopped:
+        work()
+    assert (reached, stopped.value.exit_code) == (["end of the block"], 143)
 
 
 def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

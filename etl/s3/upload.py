@@ -14,6 +14,7 @@ from zlib_ng import zlib_ng
 from etl.errors import ConfigError
 from etl.s3.bodies import crc32_of, crc32_text
 from etl.s3.store import Store
+from etl.signals import signals_put_off
 
 _MOST_PARTS = 10_000
 _CANCEL_WAIT_S = 5
@@ -81,7 +82,8 @@ class Upload(io.RawIOBase):
 
     def _send(self, body: bytes) -> None:
         if self.upload_id is None:
-            self.upload_id = self._store.start_upload(self._key, **self._options)
+            with signals_put_off():
+                self.upload_id = self._store.start_upload(self._key, **self._options)
         number = len(self._parts) + 1
         if number > _MOST_PARTS:
             target = self._store.uri(self._key)
