@@ -525,10 +525,13 @@ class TestTls:
             fetch(url, cache, options())
         assert web.requests == []
 
-    def test_a_connection_broken_off_while_it_is_secured_is_tried_again(self, cache: Path) -> None:
+    @pytest.mark.parametrize("hello_bytes", [0, 4096])
+    def test_a_connection_broken_off_while_it_is_secured_is_tried_again(self, cache: Path, hello_bytes: int) -> None:
         def hang_up_twice() -> None:
             for _ in range(2):
-                listener.accept()[0].close()
+                connection = listener.accept()[0]
+                connection.recv(hello_bytes)  # with unread bytes it is reset, else closed
+                connection.close()
 
         with socket.create_server(("127.0.0.1", 0)) as listener:
             Thread(target=hang_up_twice, daemon=True).start()

@@ -39,6 +39,8 @@ MAX_RETRY_AFTER_S = 300.0
 _MAX_BACKOFF_S = 60.0
 _RETRIED = {408, 425, 429}
 _NETWORK_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
+# A handshake that ends early: by a reset, or by a close that TLS calls one or the other, as it happens to notice.
+_BROKEN_OFF = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _ZONES = ("public", "private", "loopback", "link-local")
 
 log = logging.getLogger(__name__)
@@ -270,7 +272,7 @@ def _send(
     try:
         return _within(limit, send)
     except requests.exceptions.SSLError as error:
-        if isinstance(root_cause(error), ssl.SSLEOFError | ConnectionError):
+        if isinstance(root_cause(error), _BROKEN_OFF):
             raise TransientError(reason(error)) from error
         raise SourceError(
             f"{redact(url)}: no secure connection: {reason(error)}; check the address, this machine's clock and "
