@@ -108,11 +108,12 @@ class Extractor(Step):
                     break
                 rejected = account.rejected.total()
                 empty = batch.take([]) if empty is None else empty
+                empty.attrs = batch.attrs  # a batch may say which source it is from
                 yield _numbered(batch, account)
                 del batch  # or it would stay in memory while the next is made
             account.rows_in = account.rows_out + account.rejected.total()
             if empty is not None and account.rejected.total() > rejected:
-                yield empty  # rejects go with a batch of their own source, also those behind the last row
+                yield empty  # rejects go with a batch of their own source, also those behind its last row
 
 
 class Transformer(Step):

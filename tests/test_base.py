@@ -64,14 +64,15 @@ def test_lines_behind_the_last_row_come_with_a_batch_too() -> None:
 
     class TwoFiles(Extractor):
         def read(self, account: Account) -> Iterator[DataFrame]:
-            frame = DataFrame({"n": [10]})
-            frame.attrs["source"] = "a"
-            yield frame
+            for source in "ab":
+                frame = DataFrame({"n": [10]})
+                frame.attrs["source"] = source
+                yield frame
             account.reject_line(2, "ragged", "20,20")
 
     account = Account("read")
     found = [(b.attrs["source"], len(b), len(account.take_rejects())) for b in TwoFiles().extract(account)]
-    assert found == [("a", 1, 0), ("a", 0, 1)]
+    assert found == [("a", 1, 0), ("b", 1, 0), ("b", 0, 1)]
     assert account.balances()
 
 
