@@ -296,10 +296,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] not in (*COMMANDS, "-h", "--help"):
         given.insert(0, "run")
     options = _parser().parse_args(given)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would wait, busily, for linear algebra that never comes
     sys.path.append(str(Path.cwd()))  # so that a pipeline can name a class in a file beside it
     try:
         warnings = _load_env(options.env_file)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would busily wait for linear algebra that never comes
         configure_logging(quiet=getattr(options, "json", False))
         for warning in warnings:
             log.warning(warning)
