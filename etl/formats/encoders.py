@@ -30,7 +30,7 @@ Descriptions: TypeAlias = Mapping[str, Mapping[str, str]]  # column -> such as {
 
 _HEAD_ROWS = 131_072
 _SAMPLE_ROWS = 16_384
-_LONG_BYTES = 24
+_LONG_BYTES = 40  # longer than keys are, such as UUIDs: readers look for these
 _BUFFER_BYTES = 1 << 20
 # Of each chunk of a column, Arrow's Parquet writer takes so many rows at a time, and sees whether the page is full.
 _WRITE_ROWS = 1_024
@@ -204,7 +204,7 @@ def _repeats(column: Any) -> bool:
 
 
 def _is_long(column: Any) -> bool:
-    """Whether these are texts like URLs: no reader skips any by their least and greatest, which take time to find."""
+    """Whether these are texts like URLs: readers seldom skip by their least and greatest, which take time to find."""
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
         return False
     return (pc.mean(pc.binary_length(column)).as_py() or 0) > _LONG_BYTES
