@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pandas import DataFrame, Series
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from etl.base import Transformer
 from etl.config import load_pipeline
 from etl.errors import ConfigError, DataError
 from etl.ledger import Account
+from etl.tables.rules import conform
 from etl.tables.schema import Column, Columns
 from etl.transformers.contract import Contract
 from tests.any_split import AnySplitContract, listed, rejects, table
@@ -310,3 +312,15 @@ def test_uniqueness_holds_over_the_whole_stream() -> None:
     account.close()
     assert len(pd.concat(parts)) == 51_000
     assert dict(account.rejected) == {"id: not unique": 1000}
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float64()])
+def test_what_lies_hidden_in_the_place_of_a_null_is_not_out_of_bounds(kind: Any) -> None:
+    numbers: Any = pa.array([5, 999, 7], kind)
+    valid = pa.array([True, False, True]).buffers()[1]
+    hidden = pa.Array.from_buffers(kind, 3, [valid, numbers.buffers()[1]])
+    account = Account("Contract")
+    column = Column(type="int32" if kind == pa.int32() else "float64", max=100)
+    typed = conform(Series(hidden, dtype=pd.ArrowDtype(kind)), column, account)
+    assert listed(typed) == [5, None, 7]
+    assert not account.rejected

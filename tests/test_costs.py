@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from benchmarks.data import make_zip
 from etl.base import Extractor, Loader, Transformer
@@ -24,6 +25,7 @@ from etl.files.csv_options import CsvOptions
 from etl.files.csv_reader import read_csv
 from etl.ledger import Account
 from etl.run import Published, Receipt, Run
+from etl.tables.arrow import array_of
 from main import Pipeline
 from samples.make_sample import make_sample
 from tests.conftest import PROJECT, Bucket
@@ -197,3 +199,12 @@ def test_memory_is_a_few_batches_however_many_rows_there_are(tmp_path: Path) -> 
     batch = next(extractor.extract()).memory_usage(index=False, deep=True).sum()
     assert many < 1.5 * few  # not three times as much; the threads are not always equally far ahead
     assert many < MOST_BATCHES_OF_MEMORY * batch
+
+
+def test_a_column_is_looked_at_where_it_lies() -> None:
+    """Every step takes every column out of pandas: a copy each time was a sixth of what cleaning cost."""
+    column = Series(["1-1", "2-1"], dtype=pd.ArrowDtype(pa.string()))
+    allocated = pa.total_allocated_bytes()
+    array = array_of(column)
+    assert pa.total_allocated_bytes() == allocated
+    assert array.to_pylist() == ["1-1", "2-1"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from etl.base import Transformer
 from etl.errors import ConfigError, DataError
 from etl.ledger import Account
 from etl.tables.arrow import pc
+from etl.tables.text import clean_text
 from etl.transformers.values import CleanText, FillMissing, ReplaceValues
 from tests.any_split import AnySplitContract, listed, repairs, table
 
@@ -151,3 +154,18 @@ def test_a_replacement_that_does_not_fit_is_a_mistake(spellings: dict[str, Any])
 def test_a_missing_column_is_named_with_the_nearest(step: Transformer) -> None:
     with pytest.raises(DataError, match="there is no column 'nam'; did you mean 'name'"):
         step.transform(dirty())
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_what_lies_hidden_in_the_place_of_a_null_changes_nothing(skipped: int) -> None:
+    """Arrow allows any text there. Here it is a "b", which keeps the null from being as short as the empty text."""
+    offsets, data = np.array([0, 1, 2, 2, 3], np.int32).tobytes(), b"abc"
+    valid = pa.array([True, False, True, True]).buffers()[1]
+    text: Any = pa.Array.from_buffers(pa.string(), 4, [valid, pa.py_buffer(offsets), pa.py_buffer(data)])
+    given = Series(text.slice(skipped), dtype=pd.ArrowDtype(pa.string()))
+    assert listed(clean_text(given)) == ["a", None, None, "c"][skipped:]
+
+
+def test_clean_text_is_given_back_as_it_is() -> None:
+    clean = table(name=["two words", None, "Caf\u00e9"])["name"]
+    assert clean_text(clean) is clean

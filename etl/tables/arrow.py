@@ -44,10 +44,14 @@ def array_of(values: Series[Any]) -> Values:
             [None if null else _described(v) for v, null in zip(values, values.isna(), strict=True)], pa.string()
         )
     found = as_arrow(values)
-    array: Values = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+    array = _one_array(found) if isinstance(found, pa.ChunkedArray) else found
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     return array.cast(pa.string()) if is_text(array.type) else array
+
+
+def _one_array(chunked: Any) -> Values:
+    return chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()  # which copies a single chunk too
 
 
 def series_of(values: Values, like: Series[Any]) -> Series[Any]:

@@ -253,7 +253,7 @@ def _stretches(texts: Values, width: int) -> Iterator[tuple[Selection, Words]]:
 def _nulls_as_empty(values: Values, null: NDArray[np.bool_]) -> Values:
     if values.null_count == 0:
         return values
-    if _lengths(values)[null].any():
+    if (_lengths(values) * null).any():
         return values.fill_null("")  # rare: Arrow allows any text in the place of a null
     return pa.Array.from_buffers(values.type, len(values), [None, *values.buffers()[1:]], 0, values.offset)
 

@@ -52,7 +52,7 @@ def broken_rules(raw: Values, typed: Values, column: Column) -> Broken:
 
 
 def _out_of_bounds(typed: Values, column: Column) -> Broken:
-    if column.min is None and column.max is None:
+    if (column.min is None and column.max is None) or _surely_within(typed, column):
         return
     found: Any = pc.min_max(typed)
     least, most = _bound(column.min, column), _bound(column.max, column)
@@ -60,6 +60,14 @@ def _out_of_bounds(typed: Values, column: Column) -> Broken:
         yield f"below {column.min}", pc.less(typed, least)
     if most is not None and pc.greater(found["max"], most).as_py():
         yield f"above {column.max}", pc.greater(typed, most)
+
+
+def _surely_within(typed: Values, column: Column) -> bool:
+    """A quick look at numbers, and at whatever is in the place of those that are null: zeros as a rule."""
+    if not (pa.types.is_integer(typed.type) or pa.types.is_floating(typed.type)):
+        return False
+    cells = pa.Array.from_buffers(typed.type, len(typed), [None, typed.buffers()[1]], 0, typed.offset).to_numpy()
+    return (column.min is None or cells.min() >= column.min) and (column.max is None or cells.max() <= column.max)
 
 
 def _bound(bound: Any, column: Column) -> Any:

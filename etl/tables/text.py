@@ -54,7 +54,9 @@ def tidied(values: Values, *, ends: bool = True, runs: bool = True) -> Values:
 
 def without_empty(values: Values) -> Values:
     """With null for empty text."""
-    return without(values, pc.equal(values, ""))
+    offsets = _offsets(values)
+    empty: Values = pa.array(offsets[1:] == offsets[:-1])  # many times faster than comparing texts
+    return without(values, pc.and_(empty, values.is_valid()) if values.null_count else empty)
 
 
 def without_words(values: Values, words: tuple[str, ...]) -> Values:
@@ -105,10 +107,10 @@ def _may_have_outer_spaces(values: Values) -> bool:
     data = _bytes(values)
     if not len(data):
         return False
-    offsets = _offsets(values).astype(np.intp)
-    ends = np.concatenate((offsets[:-1], offsets[1:] - 1)) - offsets[0]
-    outer = data.take(ends, mode="clip")
-    return bool((outer <= _BLANK).any()) or (not _is_ascii(outer) and _has_wide_spaces(data))
+    starts = _offsets(values).astype(np.intp)
+    starts -= starts[0]
+    outer = np.stack((data.take(starts, mode="clip"), data.take(starts - 1, mode="clip")))  # each start, and each end
+    return bool(outer.min() <= _BLANK) or (not _is_ascii(outer) and _has_wide_spaces(data))
 
 
 def _may_have_odd_spaces(data: Bytes) -> bool:
