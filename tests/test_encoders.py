@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -159,15 +160,22 @@ def test_parquet_options_are_used() -> None:
     assert (column.compression, column.is_stats_set, column.has_column_index) == ("UNCOMPRESSED", False, False)
 
 
-def test_statistics_are_kept_where_they_help() -> None:
-    urls = [f"https://images.example.com/sets/{number:08}.jpg" for number in range(100)]
-    frame = DataFrame({"id": [f"{number}-1" for number in range(100)], "url": urls, "site": [urls[0]] * 100})
-    group = parquet_file(frame).metadata.row_group(0)
-    assert {group.column(n).path_in_schema: group.column(n).is_stats_set for n in range(3)} == {
-        "id": True,
-        "url": False,
-        "site": True,
+def test_statistics_are_kept_where_readers_can_skip_by_them() -> None:
+    numbers = range(100)
+    mixed = random.Random(1).sample(numbers, 100)
+    columns = {
+        "sorted": [f"{number:08}" for number in numbers],
+        "falling": [f"{number:08}" for number in reversed(numbers)],
+        "nearly sorted": [f"{number}-1" for number in numbers],
+        "in runs": [f"{mixed[number // 10]}" for number in numbers],
+        "gaps": [f"{number:08}" if number % 2 else None for number in numbers],
+        "number": mixed,
+        "mixed": [f"{number:08}" for number in mixed],
+        "mixed, few": [f"{number % 7}" for number in mixed],
     }
+    group = parquet_file(DataFrame(columns)).metadata.row_group(0)
+    kept = {group.column(n).path_in_schema: group.column(n).is_stats_set for n in range(group.num_columns)}
+    assert [name for name, is_kept in kept.items() if not is_kept] == ["mixed", "mixed, few"]
 
 
 def test_parquet_levels_are_used() -> None:

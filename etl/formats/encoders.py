@@ -20,7 +20,7 @@ from zlib_ng import gzip_ng
 from etl.errors import DataError, EtlError
 from etl.formats.json_text import base64_text, is_plain, json_text
 from etl.formats.options import TEXT_GROUP_ROWS, CsvStyle, Format, FormatOptions, ParquetOptions
-from etl.tables.arrow import as_arrow
+from etl.tables.arrow import as_arrow, is_text
 from etl.tables.batches import regroup
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ Descriptions: TypeAlias = Mapping[str, Mapping[str, str]]  # column -> such as {
 
 _HEAD_ROWS = 131_072
 _SAMPLE_ROWS = 16_384
-_LONG_BYTES = 40  # longer than keys are, such as UUIDs: readers look for these
 _BUFFER_BYTES = 1 << 20
 # Of each chunk of a column, Arrow's Parquet writer takes so many rows at a time, and sees whether the page is full.
 _WRITE_ROWS = 1_024
@@ -182,7 +181,7 @@ class _ParquetWriter:
     def _opened(self, some: pa.Table) -> Any:
         names = some.column_names
         dictionaries: Any = [name for name in names if _repeats(some[name])]
-        statistics: Any = [name for name in names if name in dictionaries or not _is_long(some[name])]
+        statistics: Any = [name for name in names if not is_text(some[name].type) or _in_some_order(some[name])]
         if any(pa.types.is_nested(field.type) for field in some.schema):
             dictionaries = statistics = True  # the leaves of nested columns have other names
         return pyarrow.parquet.ParquetWriter(
@@ -203,11 +202,14 @@ def _repeats(column: Any) -> bool:
     return 2 * distinct <= len(column)
 
 
-def _is_long(column: Any) -> bool:
-    """Whether these are texts like URLs: readers seldom skip by their least and greatest, which take time to find."""
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        return False
-    return (pc.mean(pc.binary_length(column)).as_py() or 0) > _LONG_BYTES
+def _in_some_order(column: Any) -> bool:
+    """Whether most values are as great as the one before, or as small: sorted, nearly so, or in runs of equal ones.
+
+    If not, the least and greatest of all parts are much alike, so no reader can skip one; and texts compare slowly.
+    """
+    before, after = column[:-1], column[1:]
+    rising, falling = (pc.sum(compared).as_py() or 0 for compared in (pc.less(before, after), pc.less(after, before)))
+    return 4 * min(rising, falling) <= len(column)
 
 
 class _CsvWriter:

@@ -50,7 +50,7 @@ class ParquetOptions(Options):
     )
     statistics: bool = Field(
         default=True,
-        description="Keep least and greatest values, so that readers can skip; not of long distinct texts, as URLs.",
+        description="Keep least and greatest values, so that readers can skip; not of texts in no order.",
     )
     page_index: bool = Field(
         default=True, description="Keep an index of pages, so that readers can skip within groups."
