@@ -58,7 +58,7 @@ def test_each_element_is_a_row() -> None:
     assert listed(result["sku"]) == ["a", "b", "c", None, None, None, None, None]
     assert listed(result["n"]) == ["1.10", "2", "true", None, None, None, None, None]
     assert listed(result["city"]) == ["Gent", *[None] * 7]
-    assert listed(result["tags"]) == [None, '[1, "x"]', *[None] * 6]
+    assert listed(result["tags"]) == [None, '[1,"x"]', *[None] * 6]
     assert listed(result["id"]) == ["1", "1", "2", "3", "4", "6", "6", "6"]
     assert dict(account.added) == {"elements of lines": 3}
     assert rejects(account) == [(5, "lines", "[1, 2", "not a JSON list or object")]
@@ -94,6 +94,25 @@ def test_deep_json_is_rejected_and_not_fatal() -> None:
     account = Account("ExplodeJson")
     ExplodeJson(column="a", take={"b": "."}).transform(table(a=["[" * 100_000, "NaN", "1", '"x"']), account)
     assert account.rejected.total() == 4
+
+
+def test_numbers_keep_their_digits_however_deep_they_are() -> None:
+    frame = table(a=['[{"b": [{"price": 1.10, "id": 12345678901234567890.12, "far": 1e400}]}]'])
+    once = ExplodeJson(column="a", take={"b": "b"}).transform(frame)
+    assert listed(once["b"]) == ['[{"price":1.10,"id":12345678901234567890.12,"far":1E+400}]']
+    twice = ExplodeJson(column="b", take={"price": "price", "id": "id", "far": "far"}).transform(once)
+    assert twice.iloc[0].tolist() == ["1.10", "12345678901234567890.12", "1E+400"]
+
+
+def test_what_no_text_can_hold_is_rejected_and_not_fatal() -> None:
+    """Half a surrogate pair; and what can be read, but is too deep to be written exactly."""
+    deep = '{"c": ' * 600 + "0.1" + "}" * 600
+    account = Account("ExplodeJson")
+    halves = [r'[{"b": "\ud800"}]', r'[{"b": {"c": ["\ud800"]}}]', r'[{"b": "\ud83d\ude00"}]']
+    frame = table(a=[*halves, f'[{{"b": {deep}}}]'])
+    result = ExplodeJson(column="a", take={"b": "b"}).transform(frame, account)
+    assert listed(result["b"]) == ["\U0001f600"]
+    assert [reject.row for reject in account.take_rejects()] == [1, 2, 4]
 
 
 def test_mistakes_in_names_are_found() -> None:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from etl.base import Transformer
 from etl.errors import ConfigError
-from etl.ledger import PART_BITS, source_row
+from etl.ledger import PART_BITS, source_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Index
 
     from etl.ledger import Account
+
+Fields = tuple[str | None, ...]
 
 _ITSELF = "."
 
@@ -52,7 +54,7 @@ class ExplodeJson(Transformer):
         taken = [name for name in self.take if name in others.columns]
         if taken:
             raise ConfigError(f"take: there is a column {', '.join(taken)} already; set other names")
-        lists = [_elements(text) for text in as_text(array_of(batch[self.column])).to_pylist()]
+        lists = [self._taken(text) for text in as_text(array_of(batch[self.column])).to_pylist()]
         counts = np.array([len(elements or (None,)) for elements in lists], np.intp)
         rows = others.take(np.repeat(np.arange(len(batch)), counts)).set_axis(_labels(batch.index, counts))
         account.add(f"elements of {self.column}", len(rows) - len(batch))
@@ -64,30 +66,31 @@ class ExplodeJson(Transformer):
             account.drop(
                 firsts[np.array([elements == [] for elements in lists], bool)], f"no elements in {self.column}"
             )
-        return self._with_fields(rows, [element for elements in lists for element in elements or (None,)])
+        nothing = (None,) * len(self.take)
+        return self._with_fields(rows, [fields for elements in lists for fields in elements or (nothing,)])
 
-    def _with_fields(self, rows: DataFrame, elements: list[Any]) -> DataFrame:
+    def _taken(self, text: str | None) -> list[Fields] | None:
+        """What to take of each element of a JSON list, or of an object; none for null; None if it is neither."""
+        if text is None:
+            return []
+        try:
+            value = json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+            elements = [value] if isinstance(value, dict) else value
+            if not isinstance(elements, list):
+                return None
+            return [tuple(_text(_field(element, path)) for path in self.take.values()) for element in elements]
+        except (ValueError, RecursionError):
+            return None
+
+    def _with_fields(self, rows: DataFrame, elements: list[Fields]) -> DataFrame:
         import pandas as pd
         import pyarrow as pa
 
         fields = {}
-        for name, path in self.take.items():
-            texts = pa.array([_text(_field(element, path)) for element in elements], pa.string())
+        for number, name in enumerate(self.take):
+            texts = pa.array([element[number] for element in elements], pa.string())
             fields[name] = pd.Series(texts, dtype=pd.ArrowDtype(pa.string()), index=rows.index)
         return rows.assign(**fields)
-
-
-def _elements(text: str | None) -> list[Any] | None:
-    """The elements of a JSON list, or the one of an object; none for null; None if it is neither."""
-    if text is None:
-        return []
-    try:
-        value = json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, dict):
-        return [value]
-    return value if isinstance(value, list) else None
 
 
 def _no_constant(name: str) -> None:
@@ -103,11 +106,14 @@ def _field(element: Any, path: str) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool | dict | list):
-        return json.dumps(value, ensure_ascii=False, default=float)
-    return str(value)
+    """Raises ValueError for half a surrogate pair, which JSON can escape and no text can hold."""
+    from etl.files.json_types import json_text
+
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json_text(value)
+    text.encode()
+    return text
 
 
 def _labels(index: Index[Any], counts: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -115,6 +121,6 @@ def _labels(index: Index[Any], counts: NDArray[np.intp]) -> NDArray[np.int64]:
     import numpy as np
     import pandas as pd
 
-    sources = np.repeat(np.array([source_row(label) for label in index.tolist()], np.int64), counts)
+    sources = np.repeat(source_rows(index), counts)
     parts = pd.Series(sources).groupby(sources).cumcount().to_numpy(np.int64)
     return sources | parts << PART_BITS
