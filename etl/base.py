@@ -247,7 +247,7 @@ def _numbered(batch: DataFrame, account: Account) -> DataFrame:
     from pandas import RangeIndex
 
     if isinstance(batch.index, RangeIndex) and batch.index.start == 0:
-        first = account.rows_out + account.rejected.total() + 1
+        first = account.next_row
         batch = batch.set_axis(RangeIndex(first, first + len(batch)), axis="index")
     account.rows_out += len(batch)
     return batch

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Rows = Series[bool] | Index[Any]
 
 MAX_SAMPLES = 3
+_MOST_REASONS, _OTHER_REASONS = 100, "other reasons"
 PART_BITS = 40  # the label of a row: its number in the source, and above these bits which part of that row it is
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Account:
     waited: float = 0.0
     state: Any = None
     _rejects: list[Reject] = field(default_factory=list)
-    _leaving: dict[int, str] = field(default_factory=dict)
+    _leaving: set[int] = field(default_factory=set)
     _adding: int = 0
 
     # -- what a step calls ------------------------------------------------------------------------
@@ -79,21 +80,21 @@ class Account:
         ``values``: a Series that holds the offending raw values. A row may be rejected for
         several rules; it is counted under the first and listed under each. The base class takes the rows out.
         """
-        labels = _labels(rows)
-        self._leave(labels, rule, self.rejected, f"{column}: {rule}" if column else rule)
-        texts = [None] * len(labels) if values is None else [_text(value) for value in values.loc[labels]]
+        labels = labels_of(rows)
+        self._leave(labels, self.rejected, f"{column}: {rule}" if column else rule)
+        texts = [None] * len(labels) if values is None else _texts(values.loc[labels])
         self._rejects.extend(
             Reject(source_row(label), self.step, column, text, rule) for label, text in zip(labels, texts, strict=True)
         )
 
     def reject_line(self, row: int, rule: str, line: str) -> None:
         """For extractors: source row ``row`` could not be made into a row at all; ``line`` is its text."""
-        self.rejected[rule] += 1
+        _count(self.rejected, rule, 1)
         self._rejects.append(Reject(row, self.step, None, None, rule, raw=line))
 
     def drop(self, rows: Rows, reason: str) -> None:
         """Leave ``rows`` out on purpose; they are given by a mask or by their index. The base class takes them out."""
-        self._leave(_labels(rows), reason, self.dropped, reason)
+        self._leave(labels_of(rows), self.dropped, reason)
 
     def add(self, reason: str, count: int) -> None:
         """Say that the step makes this many rows more than it was given: it makes several of one."""
@@ -115,10 +116,9 @@ class Account:
             return
         samples = []
         if len(self._repair(rule).samples) < MAX_SAMPLES:
-            for row in _labels(~same)[:MAX_SAMPLES]:
-                samples.append(
-                    {"row": source_row(row), "before": _text(before.loc[row]), "after": _text(after.loc[row])}
-                )
+            rows = labels_of(~same)[:MAX_SAMPLES]
+            evidence = zip(rows, _texts(before.loc[rows]), _texts(after.loc[rows]), strict=True)
+            samples = [{"row": source_row(row), "before": old, "after": new} for row, old, new in evidence]
         self.count_repairs(rule, count, samples)
 
     def count_repairs(self, rule: str, count: int, samples: list[dict[str, Any]] | None = None) -> None:
@@ -135,6 +135,11 @@ class Account:
             log.warning(message, extra={"step": self.step})
 
     # -- what the base classes and the pipeline call ------------------------------------------------
+
+    @property
+    def next_row(self) -> int:
+        """The number in the source of the row that an extractor reads next."""
+        return self.rows_out + self.rejected.total() + 1
 
     def leaving(self, index: Index[Any]) -> Series[bool]:
         """Mask over ``index``: the rows that this batch has rejected or dropped so far."""
@@ -155,7 +160,7 @@ class Account:
             from etl.tables.arrow import rows_kept
 
             result = rows_kept(result, ~self.leaving(result.index).to_numpy())
-            self._leaving = {}
+            self._leaving = set()
         missing = rows_in + self._adding - gone - len(result)
         self._adding = 0
         if missing > 0:
@@ -206,12 +211,12 @@ class Account:
             "waited": round(self.waited, 3),
         }
 
-    def _leave(self, labels: list[int], why: str, counted: Counter[str], reason: str) -> None:
+    def _leave(self, labels: list[int], counted: Counter[str], reason: str) -> None:
         """Note the rows that leave. A row that leaves already is counted no second time."""
         fresh = [label for label in labels if label not in self._leaving]
         if fresh:
-            self._leaving.update(dict.fromkeys(fresh, why))
-            counted[reason] += len(fresh)
+            self._leaving.update(fresh)
+            _count(counted, reason, len(fresh))
 
     def _repair(self, rule: str) -> Repair:
         return self.repaired.setdefault(rule, Repair())
@@ -238,7 +243,7 @@ def source_rows(index: Index[Any]) -> NDArray[np.int64]:
     return rows
 
 
-def _labels(rows: Rows) -> list[int]:
+def labels_of(rows: Rows) -> list[int]:
     """The labels of the rows that a mask or an index selects."""
     from pandas import Index
 
@@ -246,8 +251,17 @@ def _labels(rows: Rows) -> list[int]:
     return [int(label) for label in selected.tolist()]
 
 
-def _text(value: Any) -> str | None:
-    """A value as evidence: text, or None for any kind of null."""
-    import pandas as pd
+def _count(counted: Counter[str], reason: str, count: int) -> None:
+    """Count under the reason, or with others once there are very many: some name what they found in a row."""
+    counted[reason if reason in counted or len(counted) < _MOST_REASONS else _OTHER_REASONS] += count
 
-    return None if pd.isna(value) else str(value)
+
+def _texts(values: Series[Any]) -> list[str | None]:
+    """Values as evidence: text, or None for any kind of null."""
+    from etl.tables.arrow import python_values
+
+    return [None if value is None or _is_nan(value) else str(value) for value in python_values(values)]
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value

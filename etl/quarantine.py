@@ -108,11 +108,9 @@ def _schema_of(batch: DataFrame) -> str | None:
 
 def _rows(batch: DataFrame, numbers: list[int]) -> dict[int, dict[str, Any]]:
     """The rows of the batch that have these numbers, each as a mapping."""
+    from etl.tables.arrow import python_values
+
     rows = batch[batch.index.isin(numbers)]
     names = [str(name) for name in rows.columns]
-    columns = [
-        [None if missing else value for value, missing in zip(values.tolist(), values.isna(), strict=True)]
-        for _, values in rows.items()
-    ]
-    cells = zip(*columns, strict=True)
+    cells = zip(*(python_values(values) for _, values in rows.items()), strict=True)
     return {number: dict(zip(names, row, strict=True)) for number, row in zip(rows.index.tolist(), cells, strict=True)}

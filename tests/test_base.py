@@ -127,6 +127,33 @@ def test_rows_that_leave_are_known_by_their_labels(index: Index[Any]) -> None:
     assert account.leaving(index).tolist() == [label == 7 for label in index]
 
 
+def test_reasons_are_few_however_many_different_ones_there_are() -> None:
+    account = Account("read")
+    for row in range(1, 151):
+        account.reject_line(row, f"field {row} is new", "{}")
+    account.reject_line(151, "field 1 is new", "{}")
+    assert len(account.rejected) == 101
+    assert (account.rejected["field 1 is new"], account.rejected["other reasons"]) == (2, 50)
+    assert account.take_rejects()[149].rule == "field 150 is new"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "text"),
+    [
+        ([[1, 2], None], pa.list_(pa.int64()), "[1, 2]"),
+        ([{"a": 1}, None], pa.struct([("a", pa.int64())]), "{'a': 1}"),
+        ([pa.scalar(20_000_000, pa.int32()).cast(pa.date32()), None], pa.date32(), "<value out of range: 20000000>"),
+    ],
+)
+def test_evidence_is_given_whatever_the_value_is(values: list[Any], kind: Any, text: str) -> None:
+    account = Account("step")
+    series = Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([pa.array(values, kind)])), index=[1, 2])
+    account.reject(series.index, "bad", column="a", values=series)
+    assert [reject.value for reject in account.take_rejects()] == [text, None]
+    account.repair("cleaned", series.iloc[:1], series.iloc[1:].set_axis([1]))
+    assert account.repaired["cleaned"].samples == [{"row": 1, "before": text, "after": None}]
+
+
 def test_loader_must_store_every_row() -> None:
     run = Run("id", "test", None)  # type: ignore[arg-type]
     with pytest.raises(EtlError, match="Forgetful: was given 4 rows and stored 3"):

@@ -60,7 +60,7 @@ class Result:
 
     def tables(self, account: Account, fetch_rows: int) -> Iterator[pa.Table]:
         """Tables with row numbers, which go on from those of the account; a row that no type can hold is rejected."""
-        first = account.rows_out + account.rejected.total() + 1
+        first = account.next_row
         for rows in chain([self._sample] if self._sample else [], iter(lambda: self._rows.fetchmany(fetch_rows), [])):
             yield self._table(rows, first, account)
             first += len(rows)

@@ -80,6 +80,24 @@ def rows_where(mask: Values, index: Index[Any]) -> Index[Any]:
     return index[chosen]
 
 
+def python_values(values: Series[Any]) -> list[Any]:
+    """The values in Python's types, None for null; as text, if one of them is beyond these, as is the year 10000."""
+    try:
+        return [None if missing else value for value, missing in zip(values.tolist(), values.isna(), strict=True)]
+    except (OverflowError, ValueError):
+        return as_text(array_of(values)).to_pylist()  # type: ignore[no-any-return]
+
+
+def extremes(values: Values) -> tuple[Any, Any]:
+    """The least and the greatest value, in Python's types; None if there is none, or no such type holds them."""
+    try:
+        found = pc.min_max(values)
+        least, most = found["min"].as_py(), found["max"].as_py()
+    except (OverflowError, ValueError, NotImplementedError):  # the year 10000; half floats, which Arrow cannot compare
+        return None, None
+    return (None, None) if least != least else (least, most)  # NaN, if there is nothing else
+
+
 def key_text(batch: DataFrame, names: Sequence[str]) -> Series[Any]:
     """The values of one or several columns as evidence: ``7`` or ``7, NL``."""
     texts = [as_text(array_of(batch[name])) for name in names]
