@@ -69,9 +69,8 @@ def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
 
 def _counted(values: Series[Any]) -> tuple[int, Any, Any]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    from etl.tables.arrow import as_arrow
+    from etl.tables.arrow import as_arrow, extremes
 
     if values.dtype == object:  # to make an Arrow array of it would cost more than all the rest
         return int(values.isna().sum()), None, None
@@ -79,8 +78,7 @@ def _counted(values: Series[Any]) -> tuple[int, Any, Any]:
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or _is_time(kind)):
         return array.null_count, None, None
-    bounds: Any = pc.min_max(array)
-    return array.null_count, bounds["min"].as_py(), bounds["max"].as_py()
+    return array.null_count, *extremes(array)
 
 
 def _is_time(kind: Any) -> bool:

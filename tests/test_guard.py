@@ -77,6 +77,24 @@ def test_figures_of_all_kinds_of_columns() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("values", "bounds"),
+    [
+        (pa.array([20_000_000], pa.int32()).cast(pa.date32()), (None, None)),
+        (pa.array([10**15], pa.int64()).cast(pa.timestamp("s")), (None, None)),
+        (pa.array([1.5], pa.float16()), (None, None)),
+        (pa.chunked_array([[math.nan], [1.0, 2.0]]), (1.0, 2.0)),
+    ],
+    ids=["day", "time", "half", "nan"],
+)
+def test_what_python_cannot_say_has_no_range(values: Any, bounds: tuple[Any, Any]) -> None:
+    figures = Figures()
+    for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
+        figures.add(DataFrame({"a": pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([chunk])))}))
+    found = figures.as_dict({})["columns"]["a"]
+    assert (found["low"], found["high"]) == bounds
+
+
 @given(st.lists(st.lists(st.none() | st.integers(-9, 9), max_size=5), min_size=1, max_size=5))
 def test_figures_do_not_depend_on_how_rows_arrive(parts: list[list[int | None]]) -> None:
     frames = [table({"a": pa.int64()}, a=part) for part in parts]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl.tables.arrow import Values, pc
+from etl.figures import ColumnFigures
+from etl.tables.arrow import Values, extremes, pc
 from etl.tables.casting import cast
 from etl.tables.schema import arrow_type
 
@@ -37,8 +38,8 @@ class ColumnFacts:
         self._declared = declared
         self._own: str | None = "text"
         self._possible = list(_LOOKS)
-        self._values = _Range()
-        self._lengths = _Range()
+        self._values = ColumnFigures()
+        self._lengths = ColumnFigures()
 
     @property
     def type(self) -> str | None:
@@ -49,10 +50,12 @@ class ColumnFacts:
 
     @property
     def note(self) -> str:
-        """The range of its values, or of text that of its lengths."""
+        """The range of its values, or of text that of its lengths; empty if nobody can tell."""
         if not self.has_values:
             return "no values"
-        return f"{self._lengths} characters" if self.type == "text" and self._own == "text" else str(self._values)
+        if self.type == "text" and self._own == "text":
+            return f"{_range(self._lengths)} characters"
+        return _range(self._values)
 
     def see(self, values: Values) -> None:
         self.has_nulls = self.has_nulls or values.null_count > 0
@@ -63,30 +66,19 @@ class ColumnFacts:
             return
         self.has_values = True
         if self._own == "text":
-            self._lengths.widen(pc.utf8_length(values))
+            self._lengths.add(0, *extremes(pc.utf8_length(values)))
             self._possible = [kind for kind in self._possible if _looks_like(values, kind)]
             if not self._possible:
                 return
             values = cast(values, arrow_type(self._possible[0]))
-        self._values.widen(values)
+        self._values.add(0, *extremes(values))
 
 
-class _Range:
-    """The least and the greatest of the values seen."""
-
-    def __init__(self) -> None:
-        self._least: Any = None
-        self._most: Any = None
-
-    def __str__(self) -> str:
-        least, most = _shown(self._least), _shown(self._most)
-        return least if least == most else f"{least} to {most}"
-
-    def widen(self, values: Values) -> None:
-        found = pc.min_max(values)
-        least, most = found["min"].as_py(), found["max"].as_py()
-        self._least = least if self._least is None else min(self._least, least)
-        self._most = most if self._most is None else max(self._most, most)
+def _range(figures: ColumnFigures) -> str:
+    if figures.low is None:
+        return ""
+    least, most = _shown(figures.low), _shown(figures.high)
+    return least if least == most else f"{least} to {most}"
 
 
 def _shown(value: Any) -> str:
