@@ -32,6 +32,9 @@ def sample() -> DataFrame:
             "zoned": pa.timestamp("us", "Europe/Amsterdam"),
             "ok": pa.bool_(),
             "US price": pa.int32(),
+            "many": pa.decimal128(38, 0),
+            "small": pa.decimal128(38, 18),
+            "utc": pa.timestamp("us", "UTC"),
         },
         a=[1, None, 2**63 - 1],
         b=[0, 2, 3],
@@ -43,6 +46,9 @@ def sample() -> DataFrame:
         zoned=[NOON.replace(tzinfo=dt.UTC), None, NOON.replace(tzinfo=dt.UTC)],
         ok=[True, False, None],
         **{"US price": [1, 2, 3]},
+        many=[Decimal(1)] * 3,
+        small=[Decimal(1)] * 3,
+        utc=[NOON.replace(tzinfo=dt.UTC)] * 3,
     )
 
 
@@ -253,6 +259,9 @@ def test_what_is_accepted_gives_a_column_or_a_clear_mistake(expression: str) -> 
         ("d > t", "compares a date with a column of text"),
         ("time > zoned", "mixes a time in a zone and a time without a zone"),
         ("a if ok else t", "mixes a number and text"),
+        (r"matches(t, 'x\\Z')", "invalid escape sequence"),
+        ("many > small", "precision out of range"),
+        ("zoned if ok else utc", "types must be compatible"),
     ],
 )
 def test_what_cannot_be_mixed_names_its_place(expression: str, message: str) -> None:

@@ -46,6 +46,8 @@ def evaluate(expression: str, batch: DataFrame, place: str) -> Series[Any]:
         result = _Evaluation(parsed, batch).value(parsed.tree)
     except (ConfigError, DataError) as error:
         raise type(error)(f"{place}: {error.message}") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(f"{place}: {expression!r}: {error}") from error
     rows = result if isinstance(result, pa.Array) else pa.repeat(result, len(batch))
     return series_of(rows, batch.iloc[:, 0]).rename(None)
 
