@@ -232,6 +232,8 @@ def test_another_content_of_a_file_is_another_ingredient(tmp_path: Path) -> None
         ({"type": "date", "max": 5}, "max = 5 does not fit a column of type date"),
         ({"type": "int16", "min": dt.date(2024, 1, 1)}, "does not fit a column of type int16"),
         ({"type": "int16", "min": 5, "max": 4}, "nothing is between 5 and 4"),
+        ({"type": "decimal(38,0)", "max": 10**20}, "max = 100000000000000000000 is beyond 64 bits"),
+        ({"type": "timestamp", "min": dt.datetime(2024, 1, 1, tzinfo=dt.UTC)}, "has a zone, and the times .* none"),
         ({"type": "int16", "min": "soon"}, "should be a number, or a date"),
         ({"type": "float64", "one_of": [1.5]}, "one_of is a rule for text and whole numbers"),
         ({"type": "int16", "one_of": [1, "2"]}, "one_of: '2' does not fit a column of type int16"),

@@ -35,6 +35,7 @@ _TIMES = ("date", "timestamp")
 _DECIMAL = re.compile(r"decimal\((\d+), ?(\d+)\)")
 _ZONED = re.compile(r"timestamp\[(.+)\]")
 _MOST_DIGITS = 38
+_BEYOND_INT64 = 1 << 63
 
 
 # -- the types of columns -------------------------------------------------------------------------------
@@ -92,12 +93,6 @@ def arrow_type(name: str) -> DataType:
     return kind
 
 
-def pandas_type(name: str) -> ArrowDtype:
-    import pandas as pd
-
-    return pd.ArrowDtype(arrow_type(name))
-
-
 # -- the rules of columns -------------------------------------------------------------------------------
 
 
@@ -153,7 +148,9 @@ class Column(Options):
 
     @property
     def dtype(self) -> ArrowDtype:
-        return pandas_type(self.type)
+        import pandas as pd
+
+        return pd.ArrowDtype(self.arrow_type)
 
     @property
     def arrow_type(self) -> DataType:
@@ -184,6 +181,10 @@ class Column(Options):
     def _check_bound(self, name: str, bound: Any) -> None:
         if bound is None:
             return
+        if isinstance(bound, int) and abs(bound) >= _BEYOND_INT64:
+            raise ValueError(f"{name} = {bound} is beyond 64 bits")
+        if isinstance(bound, datetime) and bound.tzinfo and self.type == "timestamp":
+            raise ValueError(f"{name} = {bound} has a zone, and the times of this column have none")
         fitting = {_NUMBERS: (int, float, Decimal), _TIMES: (date,)}
         for types, bounds in fitting.items():
             if self.type.startswith(types):
