@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -21,10 +22,11 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
-def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+def different(names: Collection[str]) -> Collection[str]:
+    """Raise ValueError if two of the names are the same."""
     if len(set(names)) < len(names):
         raise ValueError("names a column more than once")
     return names
 
 
-DifferentColumns = Annotated[tuple[str, ...], AfterValidator(_different)]
+DifferentColumns = Annotated[tuple[str, ...], AfterValidator(different)]

@@ -103,6 +103,13 @@ def test_two_columns_cannot_get_one_name() -> None:
         RenameColumns(names={"City": "x", "people": "x"}).transform(cities())
 
 
+def test_a_column_cannot_be_named_twice() -> None:
+    with pytest.raises(ValidationError, match="names a column more than once"):
+        SelectColumns(columns=("City", "City"))
+    with pytest.raises(ValidationError, match="names a column more than once"):
+        SplitColumn(column="postCode", into=("x", "x"), separator="-")
+
+
 def test_renaming_needs_something_to_do() -> None:
     with pytest.raises(ValidationError, match="give names"):
         RenameColumns()

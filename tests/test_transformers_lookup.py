@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pandas import DataFrame
+from pydantic import ValidationError
 
 from etl.base import Transformer
 from etl.errors import ConfigError, DataError
@@ -130,6 +131,12 @@ def test_mistakes_in_names_are_found(cities: Path, tmp_path: Path) -> None:
         looked_up(cities, take=["country"])
     with pytest.raises(ConfigError, match="there is no file"):
         looked_up(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("names", [{"on": {"a": "id", "b": "id"}}, {"take": {"city": "x", "people": "x"}}])
+def test_two_columns_cannot_have_one_name(names: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="names a column more than once"):
+        Lookup.model_validate({"file": "a.csv", "on": ["id"], "take": ["city"], **names})
 
 
 def test_damaged_files_are_refused(cities: Path, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from etl.base import Transformer
 from etl.errors import DataError
+from etl.options import different
 from etl.tables.expressions import Expression, parse
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from etl.tables.arrow import Values
 
 _Name = Annotated[str, Field(min_length=1)]
-_Names = Annotated[tuple[_Name, ...], Field(min_length=1)]
+_Names = Annotated[tuple[_Name, ...], AfterValidator(different), Field(min_length=1)]
 
 
 class RenameColumns(Transformer):
@@ -118,7 +119,7 @@ class SplitColumn(Transformer):
     """Splits a text at a separator into several columns: missing parts are null, and the last one holds the rest."""
 
     column: str = Field(description="The column to split.")
-    into: Annotated[tuple[_Name, ...], Field(min_length=2)] = Field(description="The columns for the parts.")
+    into: Annotated[_Names, Field(min_length=2)] = Field(description="The columns for the parts.")
     separator: _Name = Field(description="The text between two parts.")
     keep: bool = Field(default=False, description="Whether to keep the column itself too.")
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from etl.base import Transformer
 from etl.errors import ConfigError, DataError
+from etl.options import different
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,9 +24,15 @@ def _same_names(names: Any) -> Any:
     return {name: name for name in names} if isinstance(names, list | tuple) else names
 
 
+def _to_different_names(names: dict[str, str]) -> dict[str, str]:
+    different(names.values())
+    return names
+
+
 _Names = Annotated[
     dict[str, str],
     BeforeValidator(_same_names, json_schema_input_type=dict[str, str] | tuple[str, ...]),
+    AfterValidator(_to_different_names),
     Field(min_length=1),
 ]
 

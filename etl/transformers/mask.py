@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from etl.base import Transformer
+from etl.options import DifferentColumns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,7 +32,7 @@ class MaskColumns(Transformer):
     cannot be replayed. ``keep_raw`` shows them as they were read.
     """
 
-    columns: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="The columns to mask.")
+    columns: Annotated[DifferentColumns, Field(min_length=1)] = Field(description="The columns to mask.")
     method: Literal["hash", "redact", "truncate"] = Field(default="hash", description="How to mask them.")
     key: SecretStr | None = Field(
         default=None,

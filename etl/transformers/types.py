@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from etl.base import Transformer
 from etl.errors import ConfigError
+from etl.options import DifferentColumns
 from etl.tables.schema import ColumnType, arrow_type, check_zone
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from etl.ledger import Account
     from etl.tables.arrow import Values
 
-_Columns = Annotated[tuple[str, ...], Field(min_length=1)]
+_Columns = Annotated[DifferentColumns, Field(min_length=1)]
 _Invalid = Literal["reject", "null"]
 _INVALID = 'What becomes of a value that does not fit: "reject" its row, or make it "null" (and report that).'
 

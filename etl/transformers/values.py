@@ -10,6 +10,7 @@ from pydantic import Field
 
 from etl.base import Transformer
 from etl.errors import ConfigError
+from etl.options import DifferentColumns
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -23,7 +24,7 @@ _Scalar = bool | int | float | str
 class CleanText(Transformer):
     """Tidies text: one way to write each character, no needless white space, one case, null for what means nothing."""
 
-    columns: tuple[str, ...] | None = Field(
+    columns: DifferentColumns | None = Field(
         default=None, description="The columns to clean. Default: all that hold text."
     )
     unicode: Literal["NFC", "NFKC", "keep"] = Field(
