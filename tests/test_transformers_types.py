@@ -354,10 +354,18 @@ def test_mistakes_about_numbers_are_found_at_once(options: dict[str, Any], messa
         ParseNumbers.model_validate({"columns": ["a"], **options})
 
 
-@pytest.mark.parametrize("step", [ParseNumbers(columns=("a",)), ParseDates(columns=("a",), formats=("%Y",))])
-def test_only_text_is_parsed(step: Transformer) -> None:
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        (ParseNumbers(columns=("a",)), "double[pyarrow]"),
+        (ParseDates(columns=("a",), formats=("%Y",)), "date32[day][pyarrow]"),
+    ],
+)
+def test_only_text_is_parsed(step: Transformer, kind: str) -> None:
     with pytest.raises(ConfigError, match="a is int64 already"):
         step.transform(table({"a": pa.int64()}, a=[1]))
+    without_a_type = step.transform(table({"a": pa.null()}, a=[None, None]))["a"]  # as a file may have it
+    assert (str(without_a_type.dtype), listed(without_a_type)) == (kind, [None, None])
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,17 @@ def test_a_filling_that_does_not_fit_is_a_mistake(value: Any) -> None:
         FillMissing(values={"pieces": value}).transform(dirty())
 
 
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_times_of_any_precision_can_be_filled(unit: str) -> None:
+    result = FillMissing(values={"at": "2024-01-31 12:00"}).transform(table({"at": pa.timestamp(unit)}, at=[None]))
+    assert [str(time) for time in result["at"]] == ["2024-01-31 12:00:00"]
+
+
+def test_a_column_of_lists_cannot_be_filled() -> None:
+    with pytest.raises(ConfigError, match=r"values.a: nothing that is written here fits a column of type list"):
+        FillMissing(values={"a": "x"}).transform(table({"a": pa.list_(pa.int64())}, a=[[1], None]))
+
+
 def test_values_are_replaced_whole() -> None:
     account = Account("ReplaceValues")
     result = ReplaceValues(values={"theme": {"city": "Town", "Cit": "?"}}).transform(dirty(), account)

@@ -240,6 +240,8 @@ def _in_zone(time: datetime, zone: ZoneInfo) -> datetime | None:
 
 def _in_calendar(times: Values) -> Values:
     """With null beyond the years 1 to 9999, which are all that Python and most databases know."""
+    if getattr(times.type, "unit", None) == "ns":
+        return times  # which go from 1677 to 2262
     first, last = (pa.scalar(limit, times.type) for limit in _CALENDAR)
     return pc.if_else(pc.and_(pc.greater_equal(times, first), pc.less_equal(times, last)), times, None)
 

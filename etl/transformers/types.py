@@ -192,6 +192,8 @@ def _text(values: Series[Any], step: str) -> Values:
     from etl.tables.arrow import array_of
 
     text = array_of(values)
+    if pa.types.is_null(text.type):
+        return text.cast(pa.string())
     if not pa.types.is_string(text.type):
         raise ConfigError(f"{values.name} is {text.type} already, and {step} reads text; CastTypes changes types")
     return text
