@@ -126,6 +126,7 @@ class Transformer(Step):
                 a ``close()``, that is called when the run ends.
                 ``keyed_by()``: where rows may go, if it remembers earlier ones. () it remembers none: anywhere.
                 Columns: rows that are equal in these must meet in one place. None: all rows must go through one place.
+                ``null_is_key()``: whether null equals null in that, as it does by default.
                 ``describes()``: what its columns mean: column -> {"description": ..., "unit": ...}.
                 ``ingredients()``: what the result depends on besides the options, such as the hash of a file.
                 ``hides()``: the columns that nobody may see as they come in: not in rejects, samples or reports.
@@ -141,6 +142,9 @@ class Transformer(Step):
 
     def keyed_by(self) -> tuple[str, ...] | None:
         return ()
+
+    def null_is_key(self) -> bool:
+        return True
 
     def describes(self) -> Mapping[str, Mapping[str, str]]:
         return {}

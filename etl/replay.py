@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import time
 from itertools import groupby
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from main import Pipeline
 
 Entry = dict[str, Any]
+Rows = dict[tuple[str, int], Entry]  # by source and number
+Key = tuple[str, ...]
 
 _UNREAD = "could not be read by the extractor"
 _HIDDEN = "have values that a step hides"
@@ -50,9 +52,7 @@ def replay(pipeline: Pipeline, wanted: str) -> RunReport | None:
     """
     loader = pipeline.loader
     with loader.blamed():
-        run_id, content = find_rejects(loader, pipeline.name, wanted)
-        entries = list(read_rejects(content))
-        _check_is_of(pipeline, run_id, entries)
+        run_id, rows = _rejected_rows(pipeline, wanted)
         replays = loader.replays()
         done = replays.check(run_id) if replays else _made_anew_by(loader, run_id)
     if done:
@@ -61,13 +61,22 @@ def replay(pipeline: Pipeline, wanted: str) -> RunReport | None:
     if replays is None:
         log.info("%s replaces the whole table: the source is read again", loader.name)
         return pipeline.run(replays=run_id)
-    return _of_rejects(pipeline, replays, run_id, entries).run(replays=run_id)
+    return _of_rejects(pipeline, replays, run_id, rows).run(replays=run_id)
 
 
-def _check_is_of(pipeline: Pipeline, run_id: str, entries: Sequence[Entry]) -> None:
-    """Raise ConfigError if another pipeline, which publishes to the same place, has rejected these rows."""
-    for name in {entry.get("pipeline", pipeline.name) for entry in entries} - {pipeline.name}:
-        raise ConfigError(f"run {run_id} is one of the pipeline {name!r}; replay it with that one's file")
+def _rejected_rows(pipeline: Pipeline, wanted: str) -> tuple[str, Rows]:
+    """The id of the run, and the rows that it has rejected: of each, what was written of the last rule that it broke.
+
+    Raises ConfigError if another pipeline, which publishes to the same place, has rejected them.
+    """
+    run_id, content = find_rejects(pipeline.loader, pipeline.name, wanted)
+    rows: Rows = {}
+    for entry in read_rejects(content):
+        name = entry.get("pipeline", pipeline.name)
+        if name != pipeline.name:
+            raise ConfigError(f"run {run_id} is one of the pipeline {name!r}; replay it with that one's file")
+        rows[entry["source"], entry["row"]] = entry
+    return run_id, rows
 
 
 def _made_anew_by(loader: Loader, run_id: str) -> str | None:
@@ -90,13 +99,13 @@ def _report_of(loader: Loader, run_id: str) -> dict[str, Any]:
     return report
 
 
-def _of_rejects(pipeline: Pipeline, replays: Replays, run_id: str, entries: Sequence[Entry]) -> Pipeline:
+def _of_rejects(pipeline: Pipeline, replays: Replays, run_id: str, rows: Rows) -> Pipeline:
     """The pipeline that reads rejected rows in place of its source, and leaves out what is published already."""
     with pipeline.loader.blamed():
         published = replays.columns()
         report = _report_of(pipeline.loader, run_id)
     extractor = RejectedRows(run_id=run_id)
-    extractor._rows = _replayable(run_id, entries)
+    extractor._rows = _replayable(run_id, rows)
     extractor._arrow_schema = (report.get("rejects") or {}).get("arrow_schema")
     unpublished = Unpublished(run_id=run_id, keys=_keys(pipeline.transformers, published))
     unpublished._replays = replays
@@ -110,24 +119,24 @@ def _of_rejects(pipeline: Pipeline, replays: Replays, run_id: str, entries: Sequ
     )
 
 
-def _keys(transformers: Sequence[Transformer], published: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """By which published columns rows are told apart: a row that comes later must be compared with those."""
-    keys = []
+def _keys(transformers: Sequence[Transformer], published: Sequence[str]) -> dict[Key, bool]:
+    """By which published columns a row that comes later is compared with those, and whether null equals null there."""
+    keys: dict[Key, bool] = {}
     for step in transformers:
         key = step.keyed_by()
         if key is None or not set(key) <= set(published):
             what = "remembers whole rows, or several keys" if key is None else f"tells rows apart by {', '.join(key)}"
             raise ConfigError(f"{step.name} {what}, and what is published cannot tell which came before; {_AGAIN}")
-        keys.append(key)
-    return tuple(dict.fromkeys(filter(None, keys)))
+        if key:
+            keys[key] = keys.get(key, False) or step.null_is_key()
+    return keys
 
 
-def _replayable(run_id: str, entries: Sequence[Entry]) -> list[Entry]:
+def _replayable(run_id: str, rows: Rows) -> list[Entry]:
     """An entry for each row that can be taken through the steps as it was read, in the order of reading.
 
     The others are counted in the log.
     """
-    rows = {(entry["source"], entry["row"]): entry for entry in entries}
     left = Counter(filter(None, map(_obstacle, rows.values())))
     for obstacle, count in left.items():
         log.warning("%s of the %s rejected rows %s and stay out; %s", f"{count:,}", f"{len(rows):,}", obstacle, _AGAIN)
@@ -171,19 +180,16 @@ class RejectedRows(Extractor):
         import pandas as pd
         import pyarrow as pa
 
-        types = {field.name: field.type for field in _schema(self._arrow_schema)} if self._arrow_schema else {}
+        schema: Any = ()
+        if self._arrow_schema:
+            schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self._arrow_schema)))
+        types = {field.name: field.type for field in schema}
         names = list(types) or list(rows[0]["raw"])
         arrays = [_array(name, [row["raw"].get(name) for row in rows], types.get(name, pa.string())) for name in names]
         frame: DataFrame = pa.table(arrays, names=names).to_pandas(types_mapper=pd.ArrowDtype)
         frame.index = pd.Index([row["row"] for row in rows], dtype="int64")
         frame.attrs["source"] = source
         return frame
-
-
-def _schema(arrow_schema: str) -> Any:
-    import pyarrow as pa
-
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(arrow_schema)))
 
 
 def _array(name: str, values: list[Any], kind: Any) -> Any:
@@ -208,7 +214,7 @@ class Unpublished(Transformer):
     """Rejects rows whose key is published already, by the run whose rejects these are or by one that replayed them."""
 
     run_id: str = Field(description="The run.")
-    keys: tuple[tuple[str, ...], ...] = Field(description="Columns, or groups of columns, that tell rows apart.")
+    keys: dict[Key, bool] = Field(description="What tells rows apart: columns -> whether null equals null in these.")
 
     _replays: Any = PrivateAttr(default=None)
 
@@ -219,9 +225,11 @@ class Unpublished(Transformer):
         from etl.tables.arrow import check_columns, key_text
 
         published: _Published = account.state
-        for key in self.keys:
+        for key, null_is_key in self.keys.items():
             check_columns(batch, key)
             known = published.among(batch, key)
+            if not null_is_key:
+                known &= batch[list(key)].notna().all(axis="columns").to_numpy(dtype=bool)
             if known.any():
                 rows = batch[known]
                 account.reject(rows.index, "published already", column=", ".join(key), values=key_text(rows, key))
@@ -231,7 +239,7 @@ class Unpublished(Transformer):
 class _Published:
     """The keys of the rows that are live."""
 
-    def __init__(self, replays: Replays, run_id: str, keys: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, replays: Replays, run_id: str, keys: Iterable[Key]) -> None:
         from etl.tables.keys import KeyIndex
 
         self._indexes = {key: KeyIndex() for key in keys}
@@ -239,7 +247,7 @@ class _Published:
             for frame in replays.rows(run_id, key):
                 index.check(*_marked(frame, key, "published"))
 
-    def among(self, batch: DataFrame, key: tuple[str, ...]) -> Any:
+    def among(self, batch: DataFrame, key: Key) -> Any:
         """Mask of the rows whose key is live. Rows of the batch may share a key, as the parts of one row do."""
         _, conflicts = self._indexes[key].check(*_marked(batch, key, "replayed"))
         return conflicts

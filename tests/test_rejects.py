@@ -308,6 +308,22 @@ class TestReplay:
         assert report.rows_rejected == 0
         assert sorted(etl.read_dataset(self.uri)["item"]) == ["1", "2", "3"]
 
+    @pytest.mark.parametrize(
+        ("step", "rejected"),
+        [(contract({"order_no": {"unique": True}}, extra="keep"), 0), (DropDuplicates(keys=("order_no",)), 1)],
+        ids=["no key to a contract", "a key to others"],
+    )
+    def test_null_may_be_a_key_or_none(self, step: Transformer, rejected: int) -> None:
+        self.orders.write_text("order_no,amount\n,10\n7,70\n,ten\n")
+        reader = FilesExtractor(path=(str(self.orders),))
+        steps = (CastTypes(types={"amount": "int32"}), step)
+        first = Pipeline("orders", reader, steps, self.loader(), max_rejects=10).run()
+        spelled = ReplaceValues(values={"amount": {"ten": "10"}})
+        report = replay(Pipeline("orders", reader, (spelled, *steps), self.loader()), first.run_id)
+        assert report is not None
+        assert report.error is None
+        assert report.rows_rejected == rejected
+
     def test_lines_and_hidden_rows_are_counted_and_left(self, caplog: pytest.LogCaptureFixture) -> None:
         loader = self.loader()
         masked = pipeline(self.orders, loader, CASTS, MASK)
@@ -421,7 +437,7 @@ class TestUnpublished(AnySplitContract):
     """The step that a replay adds."""
 
     def make(self) -> Unpublished:
-        step = Unpublished(run_id="a", keys=(("id",),))
+        step = Unpublished(run_id="a", keys={("id",): False})
         step._replays = SomePublished()
         return step
 

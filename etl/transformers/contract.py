@@ -64,6 +64,9 @@ class Contract(Transformer):
         keys = self.unique_keys()
         return None if len(keys) > 1 else next(iter(keys), ())
 
+    def null_is_key(self) -> bool:
+        return any(len(key) > 1 for key in self.unique_keys())
+
     def describes(self) -> Mapping[str, Mapping[str, str]]:
         return {name: column.facts for name, column in self.columns.items()}
 
