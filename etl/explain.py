@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import ConfigError, DataError
 from etl.incremental.options import incremental_of
-from etl.ledger import Account, Reject, account_names, source_row, source_rows
+from etl.ledger import Account, Reject, account_names, labels_of, source_row, source_rows
 from etl.lock import locked
 from etl.privacy import HIDDEN, Veil
 
@@ -33,13 +33,14 @@ class Trace(Account):
     drops: list[tuple[int, str]] = field(default_factory=list)
     repairs: list[tuple[str, Series[Any], Series[Any]]] = field(default_factory=list)
     samples: list[tuple[str, int]] = field(default_factory=list)
+    made_from: Callable[[str, Sequence[str]], Sequence[str]] = lambda _column, _columns: ()
 
     def begin(self) -> None:
         """A new batch."""
         self.rejects, self.drops, self.repairs, self.samples = [], [], [], []
 
     def drop(self, rows: Rows, reason: str) -> None:
-        self.drops += [(int(label), reason) for label in _chosen(rows)]
+        self.drops += [(label, reason) for label in labels_of(rows)]
         super().drop(rows, reason)
 
     def repair(self, rule: str, before: Series[Any], after: Series[Any]) -> None:
@@ -113,14 +114,16 @@ def explain(pipeline: Pipeline, wanted: str) -> int:
 
 
 def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
-    names = account_names(step.name for step in (pipeline.extractor, *pipeline.transformers))
-    reading, *traces = map(Trace, names)
+    first, *names = account_names(step.name for step in (pipeline.extractor, *pipeline.transformers))
+    reading = Trace(first)
+    traces = [Trace(name, made_from=step.made_from) for name, step in zip(names, pipeline.transformers, strict=True)]
     veil = Veil((reading, *traces), pipeline.transformers)
     with pipeline.extractor.blamed():
         source = pipeline.extractor.inspect().uri
         splits = pipeline.extractor.splits()
     try:
         for split in splits:
+            reading.begin()  # another may have rows of the same numbers
             for batch in split.extract(reading):
                 stages = _stages(batch, pipeline.transformers, traces, veil)
                 reading.rejects = reading.take_rejects()
@@ -176,7 +179,7 @@ def _step(row: int, before: dict[int, Cells], after: dict[int, Cells], trace: Tr
         if label not in before:
             yield f"{_INDENT}one more row of it:"
         origin = before.get(label) or before.get(row) or next(iter(before.values()))
-        yield from _aligned(_changes(origin, cells))
+        yield from _aligned(_changes(origin, cells, trace))
     yield from (f"{_INDENT}repaired: {rule}" for rule in trace.rules(row))
     for reject in (reject for reject in trace.rejects if reject.row == row):
         value = veil.value(trace.step, reject.column, reject.value)
@@ -184,15 +187,17 @@ def _step(row: int, before: dict[int, Cells], after: dict[int, Cells], trace: Tr
     yield from (f"{_INDENT}dropped: {reason}" for label, reason in trace.drops if source_row(label) == row)
 
 
-def _changes(before: Cells, after: Cells) -> Iterator[tuple[str, str]]:
-    """What differs. A column that is gone and a new one with its value are one column with another name."""
+def _changes(before: Cells, after: Cells, trace: Trace) -> Iterator[tuple[str, str]]:
+    """What differs. A column that is gone and one with its value, made from it, are one column with another name."""
     gone = {name: value for name, value in before.items() if name not in after}
     for name, value in after.items():
         if name in before:
             if before[name] != value:
                 yield name, f"{before[name]!r} -> {value!r}"
             continue
-        old = next((old for old, known in gone.items() if known == value and value is not None), None)
+        sources = [old for old in trace.made_from(name, list(before)) if old in gone]
+        told = value is not None or len(sources) == 1  # of several that are null, nobody can tell which it was
+        old = next((old for old in sources if gone[old] == value and told), None)
         if old is None:
             yield name, f"new: {value!r}"
         else:
@@ -224,12 +229,6 @@ def _veiled(value: str | None, hides: bool) -> str | None:
 def _parts_of(row: int, index: Index[Any]) -> list[int]:
     """The labels of a source row and of its parts."""
     return [int(label) for label in index[source_rows(index) == row]]
-
-
-def _chosen(rows: Rows) -> list[Any]:
-    from pandas import Index
-
-    return list(rows if isinstance(rows, Index) else rows.index[rows.fillna(False).to_numpy(dtype=bool)])
 
 
 def _text(values: Series[Any]) -> str | None:

@@ -598,6 +598,19 @@ class TestExplaining:
     def test_of_a_line_that_cannot_be_read(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.shown("6", capsys)[1:3] == ["FilesExtractor", "rejected: ragged: 1 field instead of 3: ragged"]
 
+    def test_of_columns_that_are_renamed(self, orders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        orders.write_text("Order No,E-Mail,Amount\n10,,10\n")
+        steps = (RenameColumns(style="snake_case"),)
+        self.pipeline = Pipeline("orders", FilesExtractor(path=(str(orders),)), steps, self.pipeline.loader)
+        lines = self.shown("1", capsys)
+        assert lines[4:9] == [
+            "Amount '10'",
+            "RenameColumns",
+            "order_no was Order No",
+            "e_mail was E-Mail",
+            "amount was Amount",
+        ]
+
     def test_found_by_a_value_before_or_after_any_step(self, capsys: pytest.CaptureFixture[str]) -> None:
         for wanted in ("E-Mail=bob@example.com", "E-Mail= bob@example.com", "Amount=twelve"):
             assert self.shown(wanted, capsys)[0].startswith("row 2 of ")
