@@ -226,6 +226,9 @@ class Pipeline:
             self.loader.abort([receipt])
             report.status = "dry-run" if dry_run else "unchanged"
             return
+        if self.schema is not None:
+            with self.schema.blamed():
+                self.schema.keep()
         with held_signals(), self.loader.blamed():
             report.published = self.loader.commit([receipt], run)
         report.status = "published" if report.published.changed else "unchanged"

@@ -16,7 +16,7 @@ from pandas import DataFrame
 
 from etl.errors import ConfigError
 from etl.explain import explain
-from etl.learned.file import SchemaFile, read_schema, write_schema
+from etl.learned.file import SchemaFile, read_schema, schema_text, write_schema
 from etl.learned.inference import ColumnFacts
 from etl.learned.step import LearnedSchema
 from etl.report import RunReport
@@ -47,7 +47,14 @@ Run = Callable[..., RunReport]
 def run(tmp_path: Path) -> Run:
     """Runs a pipeline over these lines of a CSV file."""
 
-    def run(*lines: str, source: str = "orders.csv", more: str = "", **schema: Any) -> RunReport:
+    def run(
+        *lines: str,
+        source: str = "orders.csv",
+        more: str = "",
+        guard: str = "enabled = false",
+        dry_run: bool = False,
+        **schema: Any,
+    ) -> RunReport:
         if lines:
             (tmp_path / "orders.csv").write_text("\n".join(lines) + "\n")
         file = tmp_path / "orders.toml"
@@ -61,13 +68,13 @@ def run(tmp_path: Path) -> Run:
             [schema]
             {options}
             [guard]
-            enabled = false
+            {guard}
             [load]
             type = "LocalLoader"
             path = "{tmp_path}/orders.parquet"
             {more}
         """)
-        return Pipeline.from_file(file).run()
+        return Pipeline.from_file(file).run(dry_run=dry_run)
 
     return run
 
@@ -181,6 +188,21 @@ def test_drift_that_is_accepted_widens_the_file(run: Run, tmp_path: Path) -> Non
     assert file.stat().st_mtime_ns == changed
 
 
+def test_a_run_that_publishes_nothing_writes_no_file(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "orders.schema.toml"
+    assert run(*ROWS, dry_run=True).status == "dry-run"
+    assert not file.exists()
+    assert run().status == "published"
+    before = file.read_bytes()
+    lines = [row.replace("3,10", "x,10") for row in ROWS]
+    assert run(*lines, on_drift="accept", dry_run=True).status == "dry-run"
+    assert run(*lines, on_drift="accept", guard='columns = "hold"').exit_code == 65
+    assert file.read_bytes() == before
+    assert run(*lines, on_drift="accept").status == "published"
+    assert schema_in(tmp_path).columns["id"].type == "text"
+    assert run(on_drift="accept").status == "unchanged"
+
+
 def test_its_rules_count_as_those_of_a_contract(run: Run, tmp_path: Path) -> None:
     run(*ROWS)
     codes = tmp_path / "codes.csv"
@@ -229,6 +251,14 @@ def test_a_damaged_file_is_a_mistake_of_the_configuration(run: Run, tmp_path: Pa
         run()
     with pytest.raises(ConfigError, match=r"schema\.on_drift"):
         run(on_drift="shrug")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        run(file=".")
+
+
+def test_days_that_python_does_not_have_are_learned_without_their_range() -> None:
+    facts = ColumnFacts()
+    facts.see(pa.array([20_000_000], pa.int32()).cast(pa.date32()))
+    assert (facts.type, facts.note) == ("date", "")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +300,7 @@ def test_the_file_holds_every_rule(tmp_path: Path) -> None:
         "g": Column.model_validate({"name": "g", "references": {"file": "a.csv", "column": "b"}}),
     }
     schema = SchemaFile(columns=columns, as_is=("x", "y z"))
-    write_schema(tmp_path / "s.toml", schema, {"a": "1 to 7"}, "here", 2, date(2026, 1, 1))
+    write_schema(tmp_path / "s.toml", schema_text(schema, {"a": "1 to 7"}, "here", 2, date(2026, 1, 1)))
     assert read_schema(tmp_path / "s.toml") == schema
 
 
@@ -279,7 +309,8 @@ class TestContract(TransformerContract):
     def _file(self, tmp_path: Path) -> None:
         self.file = tmp_path / "s.toml"
         columns = {name: Column(name=name, type=kind) for name, kind in (("a", "int64"), ("lost", "date"))}
-        write_schema(self.file, SchemaFile(columns=columns, as_is=("kept",)), {}, "here", 1, date(2026, 1, 1))
+        schema = SchemaFile(columns=columns, as_is=("kept",))
+        write_schema(self.file, schema_text(schema, {}, "here", 1, date(2026, 1, 1)))
 
     def make(self) -> LearnedSchema:
         return LearnedSchema(file=self.file, on_drift="warn")

@@ -39,6 +39,8 @@ def read_schema(file: Path) -> SchemaFile:
         return SchemaFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: there is none yet; the first run learns it: run the pipeline") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     except ValidationError as error:
@@ -49,9 +51,12 @@ def read_schema(file: Path) -> SchemaFile:
         raise ConfigError(*(f"{file}: {problem}" for problem in problems)) from error
 
 
-def write_schema(file: Path, schema: SchemaFile, notes: Mapping[str, str], source: str, rows: int, day: date) -> None:
-    """``notes``: a remark on each column, such as its range."""
-    text = "\n".join(_lines(schema, notes, _HEADER.format(source=source, day=day, rows=rows)))
+def schema_text(schema: SchemaFile, notes: Mapping[str, str], source: str, rows: int, day: date) -> str:
+    """The content of the file. ``notes``: a remark on each column, such as its range."""
+    return "\n".join(_lines(schema, notes, _HEADER.format(source=source, day=day, rows=rows)))
+
+
+def write_schema(file: Path, text: str) -> None:
     draft = file.with_name(f".{file.name}.draft")
     draft.write_text(text, encoding="utf-8")
     draft.replace(file)
@@ -63,7 +68,7 @@ def _lines(schema: SchemaFile, notes: Mapping[str, str], header: str) -> Iterato
         yield f"as_is = {_toml(schema.as_is)}  # types that cannot be declared\n"
     for name, column in schema.columns.items():
         yield f"[columns.{name if _BARE.fullmatch(name) else _toml(name)}]"
-        yield f"type = {_toml(column.type)}" + (f"  # {notes[name]}" if name in notes else "")
+        yield f"type = {_toml(column.type)}" + (f"  # {note}" if (note := notes.get(name)) else "")
         for option, value in column.model_dump(exclude_defaults=True, exclude={"name", "type"}).items():
             yield f"{option} = {_toml(value)}"
         yield ""

@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from etl.base import Extractor, Transformer
 from etl.errors import DataError
-from etl.learned.file import SchemaFile, read_schema, write_schema
+from etl.learned.file import SchemaFile, read_schema, schema_text, write_schema
 from etl.ledger import Account
 from etl.redact import redact
 from etl.tables.schema import Column
@@ -33,6 +33,7 @@ class LearnedSchema(Transformer):
     """Casts what the extractor gives to the schema in a file, which the first run writes, and notices drift.
 
     The first run reads the source twice: once to learn, and once to cast. With ``on_drift = "accept"`` each run does.
+    The file is written when a run publishes: not by a dry one, nor by one that is held back.
     """
 
     file: Path = Field(
@@ -43,10 +44,12 @@ class LearnedSchema(Transformer):
     on_drift: Literal["error", "warn", "accept"] = Field(
         default="error",
         description="What becomes of new and lost columns and of values that do not fit. error: the run stops. warn: "
-        "new columns are left out, lost ones null, rows that do not fit rejected. accept: the file is widened first.",
+        "new columns are left out, lost ones null, rows that do not fit rejected. accept: the schema is widened first.",
     )
 
     _shows_values: bool = PrivateAttr(default=True)
+    _learned: SchemaFile | None = PrivateAttr(default=None)
+    _draft: str = PrivateAttr(default="")
     _schema: Any = PrivateAttr(default=None)
     _contract: Any = PrivateAttr(default=None)
 
@@ -57,10 +60,11 @@ class LearnedSchema(Transformer):
         return copy
 
     def learn(self, extractor: Extractor, uri: str) -> None:
-        """Write the file from all that ``extractor`` reads, if there is none, or if it is to follow the source.
+        """Learn the schema from all that ``extractor`` reads, if there is none, or if it is to follow the source.
 
         ``uri``: what the file calls the source.
         """
+        self._learned = None
         known = read_schema(self.file) if self.file.exists() else None
         if known is not None and self.on_drift != "accept":
             return
@@ -69,24 +73,35 @@ class LearnedSchema(Transformer):
         if found == known:
             return
         notes = {name: fact.note for name, fact in facts.items()} if self._shows_values else {}
-        write_schema(self.file, found, notes, redact(uri), rows, datetime.now(UTC).date())
-        done = "widened" if known else "learned"
+        self._learned, self._draft = found, schema_text(found, notes, redact(uri), rows, datetime.now(UTC).date())
+
+    def keep(self) -> None:
+        """Write the file, if this run has learned what it does not hold."""
+        if self._learned is None:
+            return
+        done = "widened" if self.file.exists() else "learned"
+        write_schema(self.file, self._draft)
+        self._learned = None
         log.warning("%s was %s from the source; please review it", self.file, done, extra={"step": self.name})
 
     def ingredients(self) -> tuple[str, ...]:
-        """Stand in the recipe of a run for the file, and for those that its rules refer to."""
-        if not self.file.exists():
+        """Stand in the recipe of a run for the file, as it will be, and for those that its rules refer to."""
+        if not self._is_known():
             return ()
-        return hashlib.sha256(self.file.read_bytes()).hexdigest(), *self._declared().ingredients()
+        content = self._draft.encode() if self._learned else self.file.read_bytes()
+        return hashlib.sha256(content).hexdigest(), *self._declared().ingredients()
 
     def keyed_by(self) -> tuple[str, ...] | None:
-        return self._declared().keyed_by() if self.file.exists() else ()
+        return self._declared().keyed_by() if self._is_known() else ()
+
+    def null_is_key(self) -> bool:
+        return self._declared().null_is_key()
 
     def describes(self) -> Mapping[str, Mapping[str, str]]:
         return self._declared().describes()
 
     def start(self) -> Any:
-        self._schema = read_schema(self.file)
+        self._schema = self._read()
         self._contract = self._declared()
         return self._contract.start()
 
@@ -103,8 +118,14 @@ class LearnedSchema(Transformer):
             raise DataError(f"the source has drifted from {self.file.name}: {rules}; {_REMEDY}")
         return result
 
+    def _is_known(self) -> bool:
+        return self._learned is not None or self.file.exists()
+
+    def _read(self) -> SchemaFile:
+        return self._learned or read_schema(self.file)
+
     def _declared(self) -> Contract:
-        return Contract(columns=read_schema(self.file).columns, extra="keep")
+        return Contract(columns=self._read().columns, extra="keep")
 
     def _report(self, new: Sequence[str], lost: Sequence[str], account: Account) -> None:
         news = [f"{what} {', '.join(names)}" for what, names in (("new columns", new), ("lost columns", lost)) if names]
