@@ -35,6 +35,7 @@ def sample() -> DataFrame:
             "many": pa.decimal128(38, 0),
             "small": pa.decimal128(38, 18),
             "utc": pa.timestamp("us", "UTC"),
+            "offset": pa.timestamp("us", "+05:30"),
         },
         a=[1, None, 2**63 - 1],
         b=[0, 2, 3],
@@ -49,6 +50,7 @@ def sample() -> DataFrame:
         many=[Decimal(1)] * 3,
         small=[Decimal(1)] * 3,
         utc=[NOON.replace(tzinfo=dt.UTC)] * 3,
+        offset=[NOON.replace(year=year, tzinfo=dt.UTC) for year in (2024, 2036, 2040)],
     )
 
 
@@ -72,6 +74,9 @@ def sample() -> DataFrame:
         ("time > '2024-01-31'", [True, None, True]),
         ("zoned == '2024-01-31T13:00'", [True, None, True]),
         ("d < time", [True, None, False]),
+        ("offset > '2024-01-31T17:30'", [False, True, True]),
+        ("year(offset)", [2024, 2036, 2040]),
+        ("date(offset) == date('2040-01-31')", [False, False, True]),
         # logic: three-valued
         ("not ok", [False, True, None]),
         ("ok and a > 0", [True, False, None]),

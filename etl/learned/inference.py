@@ -10,7 +10,7 @@ import pyarrow as pa
 from etl.figures import ColumnFigures
 from etl.tables.arrow import Values, extremes, pc
 from etl.tables.casting import cast
-from etl.tables.schema import arrow_type
+from etl.tables.schema import arrow_type, known_type
 
 # What text must look like to be of a type, in order of preference. "01" is an article number, and 1e5 was one before a
 # spreadsheet saw it; more digits than 15 would not all survive in a float64.
@@ -89,11 +89,13 @@ def declared_name(kind: pa.DataType) -> str | None:
     """What a pipeline file calls an Arrow type, or the next larger one; None if it has no name for such."""
     name = str(kind)
     if decimal := _DECIMAL.fullmatch(name):
-        return f"decimal{decimal[1]}"
-    if pa.types.is_timestamp(kind):
-        return f"timestamp[{kind.tz}]" if kind.tz else "timestamp"
-    name = _SAME.get(name, _LARGER.get(name, name))
-    return name if name in ("text", "bool", "int16", "int32", "int64", "float64", "date") else None
+        name = f"decimal{decimal[1]}"
+    elif pa.types.is_timestamp(kind):
+        name = f"timestamp[{kind.tz}]" if kind.tz else "timestamp"
+    try:
+        return known_type(_SAME.get(name, _LARGER.get(name, name)))
+    except ValueError:  # also of an offset such as +01:00, which is no zone
+        return None
 
 
 def _looks_like(values: Values, kind: str) -> bool:

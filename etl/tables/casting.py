@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from decimal import Context, Decimal, InvalidOperation
 from functools import partial
 from typing import Any
@@ -177,7 +177,7 @@ def _parse_dates(text: Values, kind: pa.DataType) -> Values:
 
 
 def _parse_times(text: Values, kind: Any) -> Values:
-    zone = ZoneInfo(kind.tz) if kind.tz else None
+    zone = _zone(kind.tz) if kind.tz else None
 
     def parse(value: str) -> datetime | None:
         if not _TIME.fullmatch(value):
@@ -209,7 +209,7 @@ def localised(times: Values, zone: str) -> Values:
         first, last = (pc.assume_timezone(times, zone, **way) for way in ways)
         return pc.if_else(pc.equal(first, last), first, None)
 
-    exactly = partial(_in_zone, zone=ZoneInfo(zone))
+    exactly = partial(_in_zone, zone=_zone(zone))
     return _in_calendar(_before_and_after_2037(times, quickly, exactly, pa.timestamp("us", zone)))
 
 
@@ -217,7 +217,7 @@ def _local(instants: Values, zone: str) -> Values:
     """What the clocks of their zone show."""
 
     def exactly(time: datetime) -> datetime:
-        return time.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+        return time.astimezone(_zone(zone)).replace(tzinfo=None)
 
     return _before_and_after_2037(instants, pc.local_timestamp, exactly, pa.timestamp("us"))
 
@@ -232,7 +232,12 @@ def _before_and_after_2037(
     return pc.coalesce(quickly(without(times, late)), each_distinct(without(times, pc.invert(late)), exactly, kind))
 
 
-def _in_zone(time: datetime, zone: ZoneInfo) -> datetime | None:
+def _zone(name: str) -> tzinfo | None:
+    """A zone such as Europe/Amsterdam, or an offset such as +05:30, as Arrow has them."""
+    return datetime.strptime(name, "%z").tzinfo if name.startswith(("+", "-")) else ZoneInfo(name)
+
+
+def _in_zone(time: datetime, zone: tzinfo | None) -> datetime | None:
     """What ``localised`` says of one time."""
     first, last = (time.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
     return first if first.utcoffset() == last.utcoffset() else None
