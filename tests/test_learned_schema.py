@@ -234,14 +234,21 @@ def test_without_a_file_there_is_nothing_to_explain_with(run: Run, tmp_path: Pat
 
 
 def test_columns_whose_type_cannot_be_declared_stay_as_they_are(run: Run, tmp_path: Path) -> None:
-    at = pa.array([0, None], pa.timestamp("us", "+05:30"))
-    table = pa.table({"a": pa.array([1, 2], pa.uint8()), "b": [b"x", None], "c": ["2026-01-01", None], "at": at})
+    table = pa.table(
+        {
+            "a": pa.array([1, 2, 3], pa.uint8()),
+            "b": [b"x", None, None],
+            "c": ["2026-01-01", None, None],
+            "at": pa.array([0, None, None], pa.timestamp("us", "+05:30")),
+            "nan": [1.5, float("nan"), 2.5],
+        }
+    )
     pq.write_table(table, tmp_path / "orders.parq")
     (tmp_path / "orders.parq").rename(tmp_path / "in.parquet")
     assert run(source="in.parquet").status == "published"
     found = schema_in(tmp_path)
     assert {name: column.type for name, column in found.columns.items()} == {"a": "int16", "c": "date"}
-    assert found.as_is == ("b", "at")
+    assert found.as_is == ("b", "at", "nan")
     assert str(published(tmp_path)["b"].dtype) == "binary[pyarrow]"
 
 

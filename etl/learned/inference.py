@@ -59,7 +59,8 @@ class ColumnFacts:
 
     def see(self, values: Values) -> None:
         self.has_nulls = self.has_nulls or values.null_count > 0
-        self._own = declared_name(values.type)
+        kind = declared_name(values.type)
+        self._own = kind if self._own and kind and _fits(values, kind) else None  # NaN fits no declared type
         if self._declared and (self._own is None or not _fits(values, self._declared)):
             self._declared = None
         if self._own is None or len(values) == values.null_count:
