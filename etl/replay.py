@@ -196,7 +196,7 @@ def _array(name: str, values: list[Any], kind: Any) -> Any:
     """The values in the type that they had. JSON has none for decimals and times, which are text there."""
     import pyarrow as pa
 
-    if pa.types.is_null(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise DataError(f"{name} was {kind}, which the rejects cannot give back; {_AGAIN}")
     if pa.types.is_time(kind):
         values = [None if value is None else time.fromisoformat(value) for value in values]

@@ -24,8 +24,8 @@ from etl.ledger import Account
 from etl.loaders.local import LocalLoader
 from etl.loaders.s3 import S3Loader
 from etl.privacy import Veil
-from etl.quarantine import Quarantine
-from etl.replay import Unpublished, replay
+from etl.quarantine import Quarantine, _schema_of
+from etl.replay import RejectedRows, Unpublished, replay
 from etl.report import RunReport
 from etl.run import Run, Source
 from etl.transformers.columns import DeriveColumns, RenameColumns, SplitColumn
@@ -416,6 +416,17 @@ class TestReplay:
         ]
         assert report["published"]["rows"] == 1
         assert len(etl.read_dataset(self.uri)) == 4
+
+
+def test_a_column_of_nothing_but_nulls_comes_back() -> None:
+    reader = RejectedRows(run_id="a")
+    reader._rows = [{"source": "s", "row": 7, "raw": {"id": "1", "gone": None}}]
+    reader._arrow_schema = _schema_of(table({"gone": pa.null()}, id=["1"], gone=[None]))
+    (batch,) = reader.extract()
+    assert {name: str(dtype) for name, dtype in batch.dtypes.items()} == {
+        "id": "string[pyarrow]",
+        "gone": "null[pyarrow]",
+    }
 
 
 @dataclass
