@@ -302,13 +302,13 @@ def test_types_of_text(values: list[str | None], kind: str) -> None:
 def test_the_file_holds_every_rule(tmp_path: Path) -> None:
     columns = {
         "a": Column(name="a", type="int32", required=True, unique=True, min=1, max=7, one_of=(1, 7), unit="€"),
-        'b "c".d': Column(name='b "c".d', pattern=r"^\d+\\$", min_length=1, max_length=9, description='say "x"\n'),
+        'b "c".d': Column(name='b "c".d', pattern=r"^\d+\\$", min_length=1, max_length=9, description='say "x"\n\x7f'),
         "e": Column(name="e", type="date", min=date(2026, 1, 1)),
         "f": Column(name="f", type="timestamp[UTC]", max=datetime(2026, 1, 1, tzinfo=UTC)),
         "g": Column.model_validate({"name": "g", "references": {"file": "a.csv", "column": "b"}}),
     }
     schema = SchemaFile(columns=columns, as_is=("x", "y z"))
-    write_schema(tmp_path / "s.toml", schema_text(schema, {"a": "1 to 7"}, "here", 2, date(2026, 1, 1)))
+    write_schema(tmp_path / "s.toml", schema_text(schema, {"a": "1 to 7"}, "over\nthere", 2, date(2026, 1, 1)))
     assert read_schema(tmp_path / "s.toml") == schema
 
 

@@ -53,7 +53,7 @@ def read_schema(file: Path) -> SchemaFile:
 
 def schema_text(schema: SchemaFile, notes: Mapping[str, str], source: str, rows: int, day: date) -> str:
     """The content of the file. ``notes``: a remark on each column, such as its range."""
-    return "\n".join(_lines(schema, notes, _HEADER.format(source=source, day=day, rows=rows)))
+    return "\n".join(_lines(schema, notes, _HEADER.format(source=_toml(source)[1:-1], day=day, rows=rows)))
 
 
 def write_schema(file: Path, text: str) -> None:
@@ -84,5 +84,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, date | datetime):
         return value.isoformat()
     if isinstance(value, str | Path):
-        return json.dumps(str(value), ensure_ascii=False)
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")  # all else is TOML, too
     return str(value)
