@@ -166,7 +166,10 @@ class Transformer(Step):
         with self.blamed(), account.timed():
             if account.state is None:
                 account.state = self.start()
-            return account.settle(len(batch), self.apply(batch, account))
+            result = self.apply(batch, account)
+            if len(result) and _is_unnumbered(result) and not _is_unnumbered(batch):
+                raise EtlError("gave its rows new numbers, and nobody could find a rejected one again: keep the index")
+            return account.settle(len(batch), result)
 
 
 class Loader(Step):
@@ -250,11 +253,18 @@ def _numbered(batch: DataFrame, account: Account) -> DataFrame:
     """Replace pandas' default index by the next row numbers of the source."""
     from pandas import RangeIndex
 
-    if isinstance(batch.index, RangeIndex) and batch.index.start == 0:
+    if _is_unnumbered(batch):
         first = account.next_row
         batch = batch.set_axis(RangeIndex(first, first + len(batch)), axis="index")
     account.rows_out += len(batch)
     return batch
+
+
+def _is_unnumbered(batch: DataFrame) -> bool:
+    """Whether it has pandas' default index: rows are numbered from 1."""
+    from pandas import RangeIndex
+
+    return isinstance(batch.index, RangeIndex) and batch.index.start == 0
 
 
 def _counted(batches: Iterable[DataFrame], account: Account, figures: Figures) -> Iterator[DataFrame]:

@@ -93,6 +93,16 @@ def test_rows_from_nowhere_fail_the_run() -> None:
         Change(change=lambda batch, _account: pd.concat([batch, batch])).transform(FRAME)
 
 
+@pytest.mark.parametrize("change", ["reset_index", "merge"])
+def test_rows_with_new_numbers_fail_the_run(change: str) -> None:
+    changes = {
+        "reset_index": lambda batch, _account: batch.reset_index(drop=True),
+        "merge": lambda batch, _account: batch.merge(FRAME, on="n"),
+    }
+    with pytest.raises(EtlError, match="Change: gave its rows new numbers"):
+        Change(change=changes[change]).transform(FRAME)
+
+
 def test_lost_and_rejected_rows_are_told_apart() -> None:
     def change(batch: DataFrame, account: Account) -> DataFrame:
         account.reject(batch["n"] > 3, "too big")
