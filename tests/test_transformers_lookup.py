@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ def test_a_key_of_another_type_is_an_error(cities: Path) -> None:
     cities.write_text("id,city\none,a\n")
     with pytest.raises(DataError, match="id holds one, and the column that looks for it is int32"):
         looked_up(cities, on={"city_id": "id"})
+
+
+def test_a_key_that_no_text_can_be_is_a_mistake(cities: Path) -> None:
+    step = Lookup.model_validate({"file": cities, "on": {"at": "id"}, "take": ["city"]})
+    with pytest.raises(ConfigError, match="no text can be read as time64"):
+        step.transform(table({"at": pa.time64("us")}, at=[dt.time(12)]))
 
 
 def test_mistakes_in_names_are_found(cities: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pyarrow as pa
 
+from etl.errors import ConfigError
 from etl.tables.arrow import Values, as_text, is_text, pc
 from etl.tables.text import has_letter, without
 
@@ -34,7 +35,7 @@ def cast(values: Values, kind: Any) -> Values:
     Text is read as programs write it: 1234.5, 2024-01-31, 2024-01-31T12:00:00+01:00. Beside that, "67.0" is a whole
     number, and true/false, yes/no, t/f, y/n and 1/0 in any case are a bool. Infinity and NaN are null. A time becomes
     a date by leaving the time out; one without a zone is taken to be in the zone that it is cast to, unless the clocks
-    were set back or forward just then, which makes it null.
+    were set back or forward just then, which makes it null. Raises ConfigError if no text is ever read as ``kind``.
     """
     types = pa.types
     if types.is_null(values.type) or types.is_null(kind):
@@ -113,7 +114,11 @@ def _parser(kind: pa.DataType) -> Callable[[Values, pa.DataType], Values]:
         return _parse_decimals
     if types.is_date(kind):
         return _parse_dates
-    return _parse_times if types.is_timestamp(kind) else _parse_floats
+    if types.is_timestamp(kind):
+        return _parse_times
+    if types.is_floating(kind):
+        return _parse_floats
+    raise ConfigError(f"no text can be read as {kind}; CastTypes makes text of such a column")
 
 
 def _at_once(values: Values, kind: pa.DataType, otherwise: Callable[[Values, Any], Values]) -> Values:

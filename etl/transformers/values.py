@@ -117,10 +117,7 @@ def _as_type_of(values: Values, options: list[Any], place: str) -> Values:
     from etl.tables.casting import cast
 
     texts = [str(option).lower() if isinstance(option, bool) else str(option) for option in options]
-    try:
-        typed = cast(pa.array(texts, pa.string()), values.type)
-    except pa.ArrowNotImplementedError as error:
-        raise ConfigError(f"{place}: nothing that is written here fits a column of type {values.type}") from error
+    typed = cast(pa.array(texts, pa.string()), values.type)
     for option, fitted in zip(options, typed.is_valid().to_pylist(), strict=True):
         if not fitted:
             raise ConfigError(f"{place}: {option!r} does not fit a column of type {values.type}")
