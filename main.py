@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -509,6 +510,8 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
 
 if __name__ == "__main__":
     collector.rest()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show all that data may hold
     status = main()
     collector.leave()
     sys.exit(status)

@@ -31,7 +31,7 @@ def show_rejects(loader: Loader, pipeline: str, wanted: str, *, as_json: bool) -
     with loader.blamed():
         run_id, content = find_rejects(loader, pipeline, wanted)
     if as_json:
-        sys.stdout.write(content.decode())
+        sys.stdout.buffer.write(content)
         return 0
     rows, broken = _by_rule(read_rejects(content))
     print(f"run {run_id}: {len(rows):,} rejected rows of {_some(sorted({source for source, _ in rows}))}\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +41,7 @@ from etl.transformers.types import CastTypes
 from etl.transformers.values import CleanText, ReplaceValues
 from main import Pipeline, main
 from tests.any_split import AnySplitContract, table
-from tests.conftest import Bucket
+from tests.conftest import PROJECT, Bucket
 
 ORDERS = """\
 Order No,E-Mail,Amount
@@ -134,6 +136,18 @@ class TestShowing:
         assert [line["row"] for line in lines] == [6, 2, 4]
         assert {line["pipeline"] for line in lines} == {"orders"}
         assert lines[1]["raw"] == {"Order No": "2", "E-Mail": " bob@example.com", "Amount": "twelve"}
+
+    def test_a_terminal_need_not_know_all_characters(self, orders: Path) -> None:
+        orders.write_text("Order No,E-Mail,Amount\n1,a@example.com,5 €\n", encoding="utf-8")
+        run_id = Pipeline.from_file(self.file).run(accept=True).run_id
+        asked = [sys.executable, str(PROJECT / "main.py"), "rejects", run_id, str(self.file), "--env-file", os.devnull]
+        environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        shown, as_json = (
+            subprocess.run([*asked, *more], env=environment, check=True, capture_output=True).stdout
+            for more in ([], ["--json"])
+        )
+        assert rb"row 1: '5 \u20ac'" in shown
+        assert json.loads(as_json)["value"] == "5 €"
 
     def test_latest_is_of_this_pipeline(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Another one may publish into the same folder."""
