@@ -213,6 +213,23 @@ def test_parquet_keeps_descriptions_and_units() -> None:
     assert b"description" not in stored["other"]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([["a", "b"], None, []]),
+        pa.array([{"w": 1}, None, {"w": None}]),
+        pa.array([[("key", 1)], None, []], pa.map_(pa.string(), pa.int8())),
+        pa.array([None, None, None]),
+        pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16), None, b"x" * 16], pa.binary(16))),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_parquet_holds_columns_that_arrow_cannot_count(column: Any) -> None:
+    found = pq.read_table(io.BytesIO(encoded(arrow_frame(v=column, n=pa.array([1, 2, 3])))))
+    assert found["v"].combine_chunks().equals(column)
+    assert found["n"].to_pylist() == [1, 2, 3]
+
+
 # -- CSV -----------------------------------------------------------------------------------------------------------
 
 MIXED = DataFrame({"number": [1, -2], "text": ["a,b", 'say "hi"']})

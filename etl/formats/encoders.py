@@ -198,7 +198,10 @@ class _ParquetWriter:
 
 def _repeats(column: Any) -> bool:
     """Whether values come twice on average. If not, a dictionary takes more time and room than none."""
-    distinct: int = pc.count_distinct(column).as_py()
+    try:
+        distinct: int = pc.count_distinct(column).as_py()
+    except pa.ArrowNotImplementedError:  # of nested types, of extensions, and of nothing but nulls
+        return True
     return 2 * distinct <= len(column)
 
 
