@@ -376,6 +376,17 @@ def test_an_empty_batch_declares_nothing() -> None:
     assert types_of(DataFrame({"number": []}, dtype=object), frame, frame.iloc[:0].astype(str)) == ["int64"]
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_how_values_are_packed_does_not_show(file_format: Format) -> None:
+    plain = arrow_frame(text=pa.array(['say "=hi"', None]), raw=pa.array([b"\xff\0", None]))
+    views = arrow_frame(
+        text=pa.array(['say "=hi"', None], pa.string_view()), raw=pa.array([b"\xff\0", None], pa.binary_view())
+    )
+    packed = plain.assign(text=plain["text"].astype(pd.ArrowDtype(pa.dictionary(pa.int8(), pa.string()))))
+    first, *others = (encoded(frame, file_format=file_format) for frame in (plain, views, packed))
+    assert others == [first, first]
+
+
 def test_integers_that_pandas_made_floats_stay_integers() -> None:
     assert types_of(DataFrame({"number": [1]}), DataFrame({"number": [2.0, None]})) == ["int64"]
 

@@ -635,6 +635,13 @@ def test_parquet_of_pandas_has_no_hidden_index(put: Put, tmp_path: Path) -> None
     assert (list(frame.columns), frame.index.tolist()) == (["id", "key"], [1, 2])
 
 
+def test_parquet_may_pack_its_values_as_it_likes(put: Put) -> None:
+    views = pa.table({"t": pa.array(["a", None], pa.string_view()), "b": pa.array([b"a", None], pa.binary_view())})
+    frame = frame_of(FilesExtractor(path=put("a.parquet", parquet(views))))
+    assert types_of(frame) == {"t": "string", "b": "binary"}
+    assert frame["t"].tolist() == ["a", pd.NA]
+
+
 def test_a_later_file_takes_the_types_of_the_first(put: Put) -> None:
     put("1.parquet", parquet(pa.table({"id": pa.array([1], pa.int32()), "n": ["a"]})))
     pattern = put("2.parquet", parquet(pa.table({"n": ["b"], "id": pa.array([2], pa.int64())}))).replace("2.p", "*.p")

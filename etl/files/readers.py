@@ -22,6 +22,7 @@ from etl.files.places import FoundFile
 from etl.files.streams import Stream, unpacked, unpacked_on_disk
 from etl.ledger import Account
 from etl.steps import did_you_mean
+from etl.tables.arrow import plain_type
 from etl.tables.numbered import numbered_frames, with_numbers
 
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ class ParquetReader(TableReader):
         twice = {column for column in names if found.names.count(column) > 1}
         if twice:
             raise DataError(f"{name}: has more than one column called {', '.join(sorted(twice))}")
-        return shape if shape is not None else pa.schema([_plain(found.field(column)) for column in names])
+        if shape is not None:
+            return shape
+        return pa.schema([(column, plain_type(found.field(column).type)) for column in names])
 
     def _tables(self, parquet: pq.ParquetFile, schema: pa.Schema, name: str) -> Iterator[pa.Table]:
         first = 1
@@ -157,12 +160,6 @@ class ParquetReader(TableReader):
             table = pa.Table.from_batches([batch]).select(schema.names)
             yield with_numbers(_fitted(table, schema, name), range(first, first + len(table)))
             first += len(table)
-
-
-def _plain(field: pa.Field[Any]) -> pa.Field[Any]:
-    """How a value is packed in the file is no business of whoever reads the table."""
-    kind: Any = field.type
-    return pa.field(field.name, kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def _next_batch(batches: Iterator[pa.RecordBatch], name: str) -> pa.RecordBatch | None:

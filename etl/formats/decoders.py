@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from etl.formats.json_text import is_plain
+from etl.formats.json_text import is_bytes, is_plain
 from etl.formats.options import CsvStyle, Format
 
-_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 _AS_THEY_ARE = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
 
 
@@ -61,7 +60,7 @@ def _csv_table(content: bytes, schema: pa.Schema, columns: Sequence[str], style:
 
 
 def _stays_text(kind: pa.DataType) -> bool:
-    return not is_plain(kind) or any(is_kind(kind) for is_kind in _BYTES)
+    return not is_plain(kind) or is_bytes(kind)
 
 
 def _json_column(values: list[Any], kind: pa.DataType) -> Any:
@@ -76,6 +75,6 @@ def _json_column(values: list[Any], kind: pa.DataType) -> Any:
 def _typed(column: Any, kind: pa.DataType) -> Any:
     if column.type == kind or not is_plain(kind):
         return column
-    if any(is_kind(kind) for is_kind in _BYTES):
+    if is_bytes(kind):
         return pa.array((None if text is None else base64.b64decode(text) for text in column.to_pylist()), kind)
     return column.cast(kind)

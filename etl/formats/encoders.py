@@ -18,9 +18,9 @@ import pyarrow.parquet
 from zlib_ng import gzip_ng
 
 from etl.errors import DataError, EtlError
-from etl.formats.json_text import base64_text, is_plain, json_text
+from etl.formats.json_text import base64_text, is_bytes, is_plain, json_text
 from etl.formats.options import TEXT_GROUP_ROWS, CsvStyle, Format, FormatOptions, ParquetOptions
-from etl.tables.arrow import as_arrow, is_text
+from etl.tables.arrow import as_arrow, is_text, plain_type
 from etl.tables.batches import regroup
 
 if TYPE_CHECKING:
@@ -38,12 +38,11 @@ _gzip_file: Any = gzip_ng.GzipNGFile  # like the standard library's, and almost 
 # What a spreadsheet may take for a formula, by OWASP's page on CSV injection; the last four are = + - @ in full width.
 _FORMULA = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
 _QUOTING: Any = {"text": "needed", "all": "all_valid", "none": "none"}
-_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 _KINDS = (
     (pa.types.is_integer, pa.types.is_floating),
     (pa.types.is_integer, pa.types.is_decimal),
-    (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-    _BINARY,
+    (is_text,),
+    (is_bytes,),
     (pa.types.is_date, pa.types.is_timestamp),
     (pa.types.is_time,),
     (pa.types.is_duration,),
@@ -245,9 +244,9 @@ class _CsvWriter:
         return pa.table(columns, names=(_without_formulas(names) if self._escape else names).to_pylist())
 
     def _cells(self, column: Any) -> Any:
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if is_text(column.type):
             return _without_formulas(column) if self._escape else column
-        if any(is_kind(column.type) for is_kind in _BINARY):
+        if is_bytes(column.type):
             return base64_text(column)
         return column if is_plain(column.type) else json_text(column)
 
@@ -333,8 +332,9 @@ def _table(batch: DataFrame) -> pa.Table:
         what = ": ".join(map(str, error.args))
         raise DataError(f"{_place(batch)} has values without a common type: {what}. Declare the types.") from error
     for number, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):  # which values are in a dictionary depends on the batch
-            table = table.set_column(number, field.name, table.column(number).cast(field.type.value_type))
+        plain = plain_type(field.type)  # which values are in a dictionary depends on the batch, and few can read views
+        if plain != field.type:
+            table = table.set_column(number, field.name, table.column(number).cast(plain))
     return table
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from etl.tables.arrow import is_text
+
 _TEXT = pa.large_string()
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 _OTHER_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f]"
@@ -31,12 +33,12 @@ def json_text(column: Any) -> Any:
         return column.cast(_TEXT)
     if pa.types.is_floating(kind):
         return _floats(column)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         return _quoted(_escaped(column.cast(_TEXT)))
     if pa.types.is_timestamp(kind):
         offset = "%Ez" if kind.tz else ""
         return _quoted(pc.strftime(column, format=f"%Y-%m-%dT%H:%M:%S{offset}").cast(_TEXT))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return _quoted(base64_text(column))
     if is_plain(kind):
         return _quoted(column.cast(_TEXT))
@@ -47,6 +49,10 @@ def json_text(column: Any) -> Any:
 def is_plain(kind: pa.DataType) -> bool:
     """Whether Arrow itself has a textual form for the values of this type that others understand."""
     return not (pa.types.is_nested(kind) or pa.types.is_duration(kind) or isinstance(kind, pa.BaseExtensionType))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def base64_text(column: Any) -> Any:

@@ -109,6 +109,15 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the same values, however a batch or a file packs them: in no dictionary, and in no views."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
+
+
 def as_text(values: Values) -> Values:
     """The values as text, each in one way only: 67, 0.5, 2024-01-31, true; nested ones as JSON."""
     if pa.types.is_string(values.type):
