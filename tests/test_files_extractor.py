@@ -549,6 +549,35 @@ def test_lines_that_are_no_records(put: Put) -> None:
     assert max(len(reject.raw) for reject in rejects) <= 4_000
 
 
+def test_what_is_json_and_fits_nowhere_costs_its_record_alone(put: Put) -> None:
+    content = b"\n".join(
+        [
+            b'{"id": 1, "v": [0.5]}',
+            b'{"id": 2, "v": ' + b"[" * 700 + b"0.1234567890123456789" + b"]" * 700 + b"}",
+            b'{"id": 3, "v": [1e99999999999999999999]}',
+            b'{"id": 4, "v": [1e-99999999999999999999]}',
+            b'{"id": 5, "\\ud83d": 1}',
+            b'{"id": 6, "\\ud83d\\ude00": 1}',
+        ]
+    )
+    frame, rejects = rejects_of(FilesExtractor(path=put("a.jsonl", content)))
+    assert list(frame.columns) == ["id", "v", "😀"]
+    assert frame["id"].tolist() == [1, 6]
+    assert [(reject.row, reject.rule) for reject in rejects] == [
+        (2, "v: not JSON"),
+        (3, "v: not JSON"),
+        (4, "v: not JSON"),
+        (5, r"\ud83d: a name that is no text"),
+    ]
+
+
+def test_a_name_that_is_no_text_can_be_left_out(put: Put) -> None:
+    account = Account("test")
+    path = put("a.jsonl", b'{"id": 1, "\\ud83d": 1}\n')
+    assert len(frame_of(FilesExtractor(path=path, columns=("id",)), account)) == 1
+    assert account.warnings == [rf"{path}: fields that are not in columns: \ud83d"]
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -119,7 +119,7 @@ class JsonTable:
                     kind.see(value, record.number)
         found: Columns = {}
         for name, kind in kinds.items():
-            if name in self._declared or kind.is_column(kinds):
+            if name in self._declared or (kind.is_column(kinds) and _shown(name) == name):
                 found[name] = self._declared.get(name) or kind.type(self._source)
         found |= self._declared
         if not self._names:
@@ -191,9 +191,18 @@ class JsonTable:
         extra = [name for name, value in row.items() if name not in columns and value is not None]
         if self._names:
             if len(self._left_out) < _MOST_LEFT_OUT:
-                self._left_out.update(extra)
+                self._left_out.update(map(_shown, extra))
             return ""
-        return f"{extra[0]}: a field that the first records do not have" if extra else ""
+        if not extra:
+            return ""
+        name = _shown(extra[0])
+        problem = "a field that the first records do not have" if name == extra[0] else "a name that is no text"
+        return f"{name}: {problem}"
+
+
+def _shown(name: str) -> str:
+    """The name as it can be written: JSON, but no text, can hold half of a surrogate pair."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _first(records: Iterator[Record], most: int = _SAMPLE_RECORDS, most_bytes: int = _SAMPLE_BYTES) -> Iterator[Record]:

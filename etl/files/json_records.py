@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from math import inf
 from typing import Any, NamedTuple, NoReturn
 
 from etl.errors import DataError
@@ -238,7 +239,10 @@ def _fraction(text: str) -> float | Decimal:
     number = float(text)
     if (len(text) <= _SAFE_DIGITS and "e" not in text.lower()) or repr(number) == text:
         return number
-    exact = Decimal(text)
+    try:
+        exact = Decimal(text)
+    except InvalidOperation:  # its exponent has more than 18 digits: no type can hold it, as none can hold infinity
+        return inf
     return number if Decimal(repr(number)) == exact else exact
 
 
