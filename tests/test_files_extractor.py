@@ -934,6 +934,18 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(put: Put, name: str) ->
         list(batches)
 
 
+def test_a_file_that_is_written_over_is_not_called_damaged(put: Put) -> None:
+    rows = b"".join(b"%d,%d\n" % (number, number * 7919 % 104729) for number in range(500_000))
+    path = put("a.csv.gz", gzip.compress(b"id,number\n" + rows, 1))
+    batches = FilesExtractor(path=path).extract()
+    next(batches)
+    with Path(path).open("r+b") as file:
+        file.seek(-100_000, os.SEEK_END)
+        file.write(bytes(1000))
+    with pytest.raises(RetryLater, match="changed after this run began"):
+        list(batches)
+
+
 def test_an_unchanged_run_loads_no_heavy_library(put: Put) -> None:
     code = f"""
         import sys

@@ -10,7 +10,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from etl.errors import AccessError, ConfigError, RetryLater, SourceError
+from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -113,16 +113,24 @@ class LocalFile:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        with _opened(self.uri) as file:
-            self._check(os.fstat(file.fileno()))
+        with _opened(self.uri) as file, self._unchanged(lambda: os.fstat(file.fileno())):
             yield file
-            self._check(os.fstat(file.fileno()))
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:
-        with self.open():
+        with self.open(), self._unchanged(lambda: _status(self.uri)):
             yield Path(self.uri)
-            self._check(_status(self.uri))
+
+    @contextmanager
+    def _unchanged(self, look: Callable[[], os.stat_result]) -> Iterator[None]:
+        """Check before and after the block, also if it fails on its data: those of two states look damaged."""
+        self._check(look())
+        try:
+            yield
+        except DataError:
+            self._check(look())
+            raise
+        self._check(look())
 
     def _check(self, status: os.stat_result) -> None:
         if (status.st_size, status.st_mtime_ns, status.st_ino) != (self.size, self.mtime_ns, self.inode):
