@@ -98,6 +98,16 @@ def workbook(*rows: Any, **more_sheets: list[Any]) -> bytes:
     return file.getvalue()
 
 
+def edited(part: str, old: bytes, new: bytes) -> bytes:
+    """A small workbook in one of whose files something is different."""
+    file = io.BytesIO()
+    if has_openpyxl:
+        with zipfile.ZipFile(io.BytesIO(workbook(("a",), (1,)))) as book, zipfile.ZipFile(file, "w") as copy:
+            for name in book.namelist():
+                copy.writestr(name, book.read(name).replace(old, new) if name == part else book.read(name))
+    return file.getvalue()
+
+
 def lines(*records: Any) -> bytes:
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
 
@@ -689,6 +699,10 @@ def test_damaged_parquet(put: Put) -> None:
     data[20:60] = bytes(40)
     with pytest.raises(DataError, match="damaged"):
         rows_of(FilesExtractor(path=put("b.parquet", bytes(data))))
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    data[-footer : 8 - footer] = b"\xff" * 8
+    with pytest.raises(DataError, match="is no Parquet file, or damaged: Couldn't deserialize thrift"):
+        rows_of(FilesExtractor(path=put("c.parquet", bytes(data))))
 
 
 # -- Excel --------------------------------------------------------------------------------------------------------
@@ -742,6 +756,10 @@ def test_rows_keep_the_numbers_that_the_sheet_shows(put: Put) -> None:
         (workbook(), "the sheet is empty"),
         (workbook(("a", "a")), "names a column more than once: a"),
         (workbook(("a", "b")), "has no rows"),
+        (edited("[Content_Types].xml", b"sheet.main+xml", b"other+xml"), "the workbook is damaged: File contains no"),
+        (edited("xl/worksheets/sheet1.xml", b't="n"', b't="s"'), "the workbook is damaged"),
+        (edited("xl/worksheets/sheet1.xml", b"</row>", b"</raw>"), "the workbook is damaged"),
+        (edited("xl/_rels/workbook.xml.rels", b"sheet1.xml", b"gone.xml"), "has no sheet of cells, or is damaged"),
     ],
 )
 def test_workbooks_that_cannot_be_read(put: Put, content: bytes, problem: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from etl.errors import ConfigError, DataError
+from etl.files.damage import damage_reported
 from etl.files.formats import FileOptions
 from etl.files.safe_zip import looks_like_zip, open_member
 from etl.files.streams import check_limits
@@ -21,7 +22,7 @@ Cells: TypeAlias = "list[str | None]"
 Rows: TypeAlias = "Iterator[tuple[int, Cells]]"
 
 _OLD_OR_ENCRYPTED = b"\xd0\xcf\x11\xe0"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, SyntaxError, TypeError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, SyntaxError, TypeError, ValueError)
 _EXACT_IN_FLOAT = 1 << 53
 
 
@@ -59,20 +60,14 @@ def _load(file: BinaryIO, source: str) -> Any:
         from openpyxl import load_workbook
     except ModuleNotFoundError as error:
         raise ConfigError("reading Excel workbooks needs openpyxl: pip install openpyxl") from error
-    with _translated(source):
+    with damage_reported(f"{source}: the workbook is damaged", *_DAMAGE):
         return load_workbook(file, read_only=True, data_only=True, keep_links=False)
-
-
-@contextmanager
-def _translated(source: str) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        raise DataError(f"{source}: the workbook is damaged: {error}") from error
 
 
 def _chosen(workbook: Any, name: str | None, source: str) -> Any:
     sheets = {sheet.title: sheet for sheet in workbook.worksheets}
+    if not sheets:
+        raise DataError(f"{source}: the workbook has no sheet of cells, or is damaged")
     if name is None and len(sheets) == 1:
         return next(iter(sheets.values()))
     if name is None:
@@ -85,7 +80,7 @@ def _chosen(workbook: Any, name: str | None, source: str) -> Any:
 def _rows(sheet: Any, source: str) -> Rows:
     rows = enumerate(sheet.iter_rows(values_only=True), start=1)
     while True:
-        with _translated(source):
+        with damage_reported(f"{source}: the workbook is damaged", *_DAMAGE):
             number, values = next(rows, (0, ()))
         if number == 0:
             return

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from etl.errors import ConfigError, DataError
 from etl.files.csv_reader import read_csv
+from etl.files.damage import damage_reported
 from etl.files.formats import FileFormat, FileOptions
 from etl.files.json_columns import JsonTable
 from etl.files.json_records import Record, json_array, json_lines
@@ -33,6 +34,7 @@ Shape: TypeAlias = Any  # what the first file says of the columns; only the read
 
 _CHUNK_ROWS = 8_192
 _EVIDENCE_CHARS = 4_000
+_PARQUET_DAMAGE = (pa.ArrowException, UnicodeDecodeError)
 
 
 class TableReader(ABC):
@@ -136,10 +138,8 @@ class ParquetReader(TableReader):
     @contextmanager
     def _opened(self, file: FoundFile) -> Iterator[pq.ParquetFile]:
         with unpacked_on_disk(file, self.options, self.format) as path:
-            try:
+            with damage_reported(f"{file.uri}: is no Parquet file, or damaged", *_PARQUET_DAMAGE):
                 parquet = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-            except pa.ArrowException as error:
-                raise DataError(f"{file.uri}: is no Parquet file, or damaged: {error}") from error
             with parquet:
                 yield parquet
 
@@ -156,19 +156,14 @@ class ParquetReader(TableReader):
     def _tables(self, parquet: pq.ParquetFile, schema: pa.Schema, name: str) -> Iterator[pa.Table]:
         first = 1
         batches = parquet.iter_batches(_CHUNK_ROWS, columns=schema.names, use_threads=False)
-        while batch := _next_batch(batches, name):
+        while True:
+            with damage_reported(f"{name}: the Parquet file is damaged", *_PARQUET_DAMAGE):
+                batch = next(batches, None)
+            if batch is None:
+                return
             table = pa.Table.from_batches([batch]).select(schema.names)
             yield with_numbers(_fitted(table, schema, name), range(first, first + len(table)))
             first += len(table)
-
-
-def _next_batch(batches: Iterator[pa.RecordBatch], name: str) -> pa.RecordBatch | None:
-    try:
-        return next(batches, None)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise DataError(f"{name}: the Parquet file is damaged: {error}") from error
 
 
 def _fitted(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from etl.errors import DataError
+from etl.files.damage import damage_reported
 from etl.files.formats import FileFormat, FileOptions
 from etl.files.places import FoundFile, Reader, spooled
 from etl.files.safe_zip import looks_like_zip, open_member
@@ -113,14 +114,8 @@ def _inflated(method: str | None, raw: _Counted, name: str, options: FileOptions
 
     def read(n: int) -> bytes:
         nonlocal done
-        try:
+        with damage_reported(f"{name}: its {method} data is damaged or cut short", *_DAMAGE):
             data = cast(bytes, source.read(min(n, _READ_BYTES)))
-        except _DAMAGE as error:
-            raise DataError(f"{name}: its {method} data is damaged or cut short: {error}") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise DataError(f"{name}: its {method} data is damaged or cut short: {error}") from error
         done += len(data)
         check_limits(done, raw.bytes_read, name, options)
         return data
