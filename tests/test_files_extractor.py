@@ -39,6 +39,7 @@ from etl.paths import PROJECT
 from main import Pipeline
 from tests.conftest import Bucket
 from tests.contracts import ExtractorContract
+from tests.files import zip_of
 from tests.web import WebServer
 
 ROWS = [("001", "Castle", "7"), ("002", "Ümläut", None), ("003", "Spa ce", "21"), ("004", "B", "0"), ("005", "X", "5")]
@@ -61,15 +62,6 @@ TYPED = pa.table(
         "parts": pa.array([[1], [], None, [2, 3], []], pa.list_(pa.int32())),
     }
 )
-
-
-def zipped(**members: bytes) -> bytes:
-    """A zip with the members ``name_csv=...`` as ``name.csv``."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name.replace("_", "."), content)
-    return file.getvalue()
 
 
 def parquet(table: pa.Table, **options: Any) -> bytes:
@@ -245,7 +237,7 @@ class TestS3(ExtractorContract):
     @pytest.mark.parametrize("name", ["x.parquet", "x.xlsx", "x.zip", "x.csv.gz"])
     @needs_openpyxl
     def test_every_format_is_read_from_s3_too(self, name: str) -> None:
-        contents = {"x.parquet": TestParquet.content, "x.xlsx": TestExcel.content, "x.zip": zipped(a_csv=CSV)}
+        contents = {"x.parquet": TestParquet.content, "x.xlsx": TestExcel.content, "x.zip": zip_of(("a.csv", CSV))}
         found = rows_of(FilesExtractor(path=self.put(name, contents.get(name, TestCompressedCsv.content))))
         assert len(found) == 5
 
@@ -341,7 +333,7 @@ COMPRESSED = {
     "bzip2": bz2.compress(CSV),
     "xz": lzma.compress(CSV),
     "zstd": pa.compress(CSV, "zstd", asbytes=True),
-    "zip": zipped(sets_csv=CSV),
+    "zip": zip_of(("sets.csv", CSV)),
 }
 
 
@@ -394,7 +386,7 @@ def test_damage_is_an_error(put: Put, method: str, damage: str) -> None:
         "bzip2": bz2.compress,
         "xz": lzma.compress,
         "zstd": lambda data: pa.compress(data, "zstd", asbytes=True),
-        "zip": lambda data: zipped(sets_csv=data),
+        "zip": lambda data: zip_of(("sets.csv", data)),
     }
     data = pack[method](noise.encode())
     middle = len(data) // 2
@@ -414,7 +406,7 @@ def test_bombs_are_refused(put: Put) -> None:
 
 
 def test_members_of_zips(put: Put) -> None:
-    path = put("export.zip", zipped(a_csv=CSV, b_jsonl=lines(*RECORDS), c_parquet=TestParquet.content))
+    path = put("export.zip", zip_of(("a.csv", CSV), ("b.jsonl", lines(*RECORDS)), ("c.parquet", TestParquet.content)))
     assert rows_of(FilesExtractor(path=path)) == ROWS
     assert len(rows_of(FilesExtractor(path=path, format="jsonl"))) == 5
     assert len(rows_of(FilesExtractor(path=path, member="*.parquet"))) == 5
@@ -423,11 +415,19 @@ def test_members_of_zips(put: Put) -> None:
         rows_of(FilesExtractor(path=path, member="d.csv"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "deep/A.JSONL"])
+def test_the_member_that_ends_like_the_format_is_found(put: Put, name: str) -> None:
+    content = zip_of((name, b'{"id": 1}'), ("__MACOSX/._a.jsonl", b"\0\5"), ("read.me", b""))
+    assert rows_of(FilesExtractor(path=put("export.ndjson.zip", content))) == [(1,)]
+
+
 @needs_openpyxl
 def test_formats_that_are_not_read_from_front_to_back_may_be_compressed(put: Put) -> None:
     assert len(rows_of(FilesExtractor(path=put("a.parquet.gz", gzip.compress(TestParquet.content))))) == 5
-    assert len(rows_of(FilesExtractor(path=put("b.zip", zipped(a_parquet=TestParquet.content)), format="parquet"))) == 5
+    packed = put("b.zip", zip_of(("a.parquet", TestParquet.content)))
+    assert len(rows_of(FilesExtractor(path=packed, format="parquet"))) == 5
     assert rows_of(FilesExtractor(path=put("c.gz", gzip.compress(TestExcel.content)), format="xlsx")) == ROWS
+    assert rows_of(FilesExtractor(path=put("d.xlsx.zip", zip_of(("d.xlsx", TestExcel.content))))) == ROWS
 
 
 # -- JSON ---------------------------------------------------------------------------------------------------------
@@ -752,7 +752,7 @@ def test_rows_keep_the_numbers_that_the_sheet_shows(put: Put) -> None:
     [
         (b"<html>", "is no Excel workbook: it begins with b'<html>'"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old .xls file or has a password"),
-        (zipped(a_csv=CSV), "no member matches 'xl/workbook.xml'"),
+        (zip_of(("a.csv", CSV)), "no member matches 'xl/workbook.xml'"),
         (workbook(), "the sheet is empty"),
         (workbook(("a", "a")), "names a column more than once: a"),
         (workbook(("a", "b")), "has no rows"),

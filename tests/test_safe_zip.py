@@ -14,6 +14,7 @@ import pytest
 
 from etl.errors import DataError
 from etl.files.safe_zip import DamagedZipError, ZipLimits, open_member
+from tests.files import zip_of
 
 CSV = b"a,b\r\n" + b"".join(b"%d,%d\r\n" % (n, n * n) for n in range(3000))
 Edit = Callable[[bytearray], object]
@@ -22,14 +23,6 @@ Edit = Callable[[bytearray], object]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "a.zip"
-
-
-def zip_of(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-    return file.getvalue()
 
 
 def read(path: Path, member: str | None = None, limits: ZipLimits | None = None) -> bytes:
@@ -52,6 +45,8 @@ class TestChoice:
             (("[1].csv", "1.csv"), "[1].csv", "[1].csv"),
             (("../../etc/cron.d/a.csv",), None, "../../etc/cron.d/a.csv"),
             (("a.csv", "inner.zip"), None, "a.csv"),
+            (("a.txt", "__MACOSX/._a.txt", "b/.a.txt"), "*.txt", "a.txt"),
+            (("a.txt", "__MACOSX/._a.txt"), "__MACOSX/._a.txt", "__MACOSX/._a.txt"),
         ],
     )
     def test_of_the_one_that_is_meant(self, path: Path, names: tuple[str, ...], wanted: str | None, found: str) -> None:

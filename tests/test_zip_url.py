@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import subprocess
 import sys
 import textwrap
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,20 +21,12 @@ from etl.extractors.zip_url import ZipUrlExtractor
 from etl.files.csv_options import CsvOptions
 from etl.paths import PROJECT
 from tests.contracts import ExtractorContract
+from tests.files import zip_of
 from tests.web import WebServer
 
 ROWS = [(f"{number:03}-1", f"Set {number}", str(number * 7)) for number in range(1, 301)]
 CSV = "\r\n".join(["set_id,name,pieces", *map(",".join, ROWS)]).encode() + b"\r\n"
 OTHER_CSV = CSV.replace(b"Set", b"Box")
-
-
-def zip_of(**members: bytes) -> bytes:
-    """A zip with the members ``name_csv=...`` as ``name.csv``."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name.replace("_", "."), content)
-    return file.getvalue()
 
 
 def damaged(data: bytes) -> bytes:
@@ -45,7 +35,7 @@ def damaged(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
-GOOD = zip_of(sets_csv=CSV)
+GOOD = zip_of(("sets.csv", CSV))
 DAMAGED = damaged(GOOD)
 TRUNCATED = GOOD[:-40]
 
@@ -74,11 +64,11 @@ class TestZipUrlExtractor(ExtractorContract):
         assert rows_of(self.make(batch_rows=100)) == ROWS
 
     def test_options_for_csv_are_passed_on(self) -> None:
-        self.web.serve("/sets.zip", zip_of(sets_csv=CSV.replace(b",", b";")))
+        self.web.serve("/sets.zip", zip_of(("sets.csv", CSV.replace(b",", b";"))))
         assert rows_of(self.make(csv={"delimiter": ";"})) == ROWS
 
     def test_one_member_of_several(self) -> None:
-        self.web.serve("/sets.zip", zip_of(sets_csv=CSV, themes_csv=b"id\n1\n"))
+        self.web.serve("/sets.zip", zip_of(("sets.csv", CSV), ("themes.csv", b"id\n1\n")))
         assert rows_of(self.make(member="sets.csv")) == ROWS
         with pytest.raises(DataError, match=r"2 members match '\*\.csv'; set member to one of: 'sets\.csv', 'themes"):
             self.make().inspect()
@@ -103,7 +93,7 @@ class TestZipUrlExtractor(ExtractorContract):
         before = self.make().inspect().fingerprint
         self.web.serve("/sets.zip", GOOD, etag='"2"')
         assert self.make().inspect().fingerprint == before
-        self.web.serve("/sets.zip", zip_of(sets_csv=OTHER_CSV), etag='"3"')
+        self.web.serve("/sets.zip", zip_of(("sets.csv", OTHER_CSV)), etag='"3"')
         assert self.make().inspect().fingerprint != before
 
     def test_a_run_downloads_once_and_an_unchanged_one_not_at_all(self) -> None:
@@ -116,7 +106,7 @@ class TestZipUrlExtractor(ExtractorContract):
     def test_what_was_inspected_is_what_is_read(self) -> None:
         extractor = self.make()
         extractor.inspect()
-        self.web.serve("/sets.zip", zip_of(sets_csv=OTHER_CSV), etag='"2"')
+        self.web.serve("/sets.zip", zip_of(("sets.csv", OTHER_CSV)), etag='"2"')
         assert rows_of(extractor) == ROWS
         assert rows_of(pickle.loads(pickle.dumps(extractor))) == ROWS
 

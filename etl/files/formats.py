@@ -72,11 +72,9 @@ class FileOptions(ZipLimits):
             changes["delimiter"] = "\t"
         return self.csv.model_copy(update=changes)
 
-    def wanted_member(self, file_format: FileFormat) -> str | None:
-        """Which member of a zip to open, in the words of ``open_member``."""
-        if self.member or file_format == "csv":
-            return self.member
-        return f"*.{file_format}"
+
+def endings_of(file_format: FileFormat) -> tuple[str, ...]:
+    return tuple(ending for ending, meant in _ENDINGS.items() if meant == file_format)
 
 
 def format_of(name: str, options: FileOptions) -> FileFormat:

@@ -71,17 +71,20 @@ def looks_like_zip(head: bytes) -> bool:
 
 
 @contextmanager
-def open_member(path: Path, wanted: str | None, limits: ZipLimits, origin: str) -> Iterator[Member]:
-    """Open the member named ``wanted`` (a name, a pattern such as ``*/sets.csv``, or None: the only ``*.csv``).
+def open_member(
+    path: Path, wanted: str | None, limits: ZipLimits, origin: str, endings: tuple[str, ...] = (".csv",)
+) -> Iterator[Member]:
+    """Open the member named ``wanted`` (a name, a pattern such as ``*/sets.csv``, or None: the only one that ends so).
 
-    ``origin`` is what messages call the zip. Raises DataError, or DamagedZipError if the zip is not whole.
+    Patterns and endings do not find hidden files, such as those that a Mac adds. ``origin`` is what messages call the
+    zip. Raises DataError, or DamagedZipError if the zip is not whole.
     """
     with _BoundedReader(io.FileIO(path)) as file:
         try:
             archive = zipfile.ZipFile(file)
             members = archive.infolist()
             _check_layout(file, members, archive.start_dir, origin)
-            chosen = _choose(members, wanted, origin)
+            chosen = _choose(members, wanted, endings, origin)
             _check_member(chosen, limits, origin)
             file.seek(_data_start(file, chosen))
         except _DAMAGE as error:
@@ -115,23 +118,26 @@ def _data_start(file: io.BufferedReader, member: zipfile.ZipInfo) -> int:
     return start + _LOCAL_HEADER.size + int(name_bytes) + int(extra_bytes)
 
 
-def _choose(members: list[zipfile.ZipInfo], wanted: str | None, origin: str) -> zipfile.ZipInfo:
+def _choose(
+    members: list[zipfile.ZipInfo], wanted: str | None, endings: tuple[str, ...], origin: str
+) -> zipfile.ZipInfo:
     files = [member for member in members if not member.filename.endswith("/")]
+    visible = [member for member in files if _is_visible(member.filename)]
     if wanted is None:
-        found = [member for member in files if _is_visible_csv(member.filename)]
+        found = [member for member in visible if member.filename.lower().endswith(endings)]
     else:
         found = [member for member in files if member.filename == wanted]
-        found = found or [member for member in files if fnmatch.fnmatchcase(member.filename, wanted)]
+        found = found or [member for member in visible if fnmatch.fnmatchcase(member.filename, wanted)]
     if len(found) == 1:
         return found[0]
-    asked = "*.csv" if wanted is None else wanted
+    asked = " or ".join(f"*{ending}" for ending in endings) if wanted is None else wanted
     problem = f"{len(found)} members match" if found else "no member matches"
     raise DataError(f"{origin}: {problem} {asked!r}; set member to one of: {_listing(found or files)}")
 
 
-def _is_visible_csv(name: str) -> bool:
-    *folders, file = name.lower().split("/")
-    return file.endswith(".csv") and not file.startswith(".") and "__macosx" not in folders
+def _is_visible(name: str) -> bool:
+    *folders, file = name.split("/")
+    return not file.startswith(".") and "__MACOSX" not in folders
 
 
 def _listing(members: list[zipfile.ZipInfo]) -> str:

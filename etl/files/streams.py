@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from etl.errors import DataError
 from etl.files.damage import damage_reported
-from etl.files.formats import FileFormat, FileOptions
+from etl.files.formats import FileFormat, FileOptions, endings_of
 from etl.files.places import FoundFile, Reader, spooled
 from etl.files.safe_zip import looks_like_zip, open_member
 
@@ -45,8 +45,8 @@ def unpacked(file: FoundFile, options: FileOptions, file_format: FileFormat) -> 
             stream = Stream(file.uri, _inflated(method, _Counted(head, raw), file.uri, options))
             yield _checked(stream, method, file_format) if method else stream
             return
-    wanted = options.wanted_member(file_format)
-    with file.on_disk() as path, open_member(path, wanted, options, file.uri) as member:
+    endings = endings_of(file_format)
+    with file.on_disk() as path, open_member(path, options.member, options, file.uri, endings) as member:
         yield _checked(Stream(f"{file.uri}#{member.name}", member.read), method, file_format)
 
 
@@ -55,7 +55,8 @@ def unpacked_on_disk(file: FoundFile, options: FileOptions, file_format: FileFor
     """A local file with the content, for formats that are not read from front to back."""
     with file.open() as raw:
         method = compression(_head(raw))
-    if method is None or (file_format == "xlsx" and method == "zip"):
+    is_workbook = file_format == "xlsx" and method == "zip" and not file.uri.lower().endswith(".zip")
+    if method is None or is_workbook:
         with file.on_disk() as path:
             yield path
         return
