@@ -831,6 +831,14 @@ def test_names_with_wildcards_in_them(put: Put, tmp_path: Path) -> None:
     assert fresh.inspect().uri == str(tmp_path / "a[1].csv")
 
 
+def test_a_tilde_need_not_mean_a_home(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("~sets.csv", CSV)
+    monkeypatch.chdir(tmp_path)
+    assert rows_of(FilesExtractor(path="~sets.csv")) == ROWS
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert rows_of(FilesExtractor(path="~/~sets.csv")) == ROWS
+
+
 def test_what_cannot_be_a_source(tmp_path: Path, put: Put) -> None:
     with pytest.raises(ConfigError, match="is a folder; name the files in it"):
         FilesExtractor(path=str(tmp_path)).inspect()

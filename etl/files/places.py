@@ -138,13 +138,14 @@ class LocalFile:
 
 
 def _on_this_machine(pattern: str) -> list[LocalFile]:
-    paths = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207  (Path has no escape)
-    files = [_local_file(path) for path in paths if not Path(path).is_dir()]
+    path = Path(os.path.expanduser(pattern))  # noqa: PTH111  (Path's own fails for a ~ that is no user's)
+    paths = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (Path has no escape)
+    files = [_local_file(found) for found in paths if not Path(found).is_dir()]
     if files:
         return files
     if paths:
         raise ConfigError(f"{pattern} is a folder; name the files in it, such as {pattern.rstrip('/')}/*.csv")
-    where = "" if Path(pattern).expanduser().is_absolute() else f" in {Path.cwd()}"
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
     raise SourceError(f"there is no file {pattern}{where}; check path, and that this user may look there")
 
 
