@@ -243,6 +243,11 @@ def source_rows(index: Index[Any]) -> NDArray[np.int64]:
     return rows
 
 
+def quoted(evidence: str | None) -> str:
+    """Evidence as people see it: in quotes, or null. A backslash, as in ``Caf\\xe9`` for a byte, is not doubled."""
+    return "null" if evidence is None else repr(evidence).replace("\\\\", "\\")
+
+
 def labels_of(rows: Rows) -> list[int]:
     """The labels of the rows that a mask or an index selects."""
     from pandas import Index

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from etl.errors import ConfigError
 from etl.history import print_table
+from etl.ledger import quoted
 from etl.quarantine import read_rejects
 
 if TYPE_CHECKING:
@@ -107,5 +108,5 @@ def _evidence(entry: Mapping[str, Any]) -> str:
     """The offending value, or the text of a line that never became a row."""
     raw = entry["raw"]
     value = raw if entry["value"] is None and isinstance(raw, str) else entry["value"]
-    text = "null" if value is None else repr(value)
+    text = quoted(value)
     return text if len(text) <= _WIDEST_VALUE else f"{text[:_WIDEST_VALUE]}..."

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from etl.errors import EtlError
-from etl.ledger import Account, Repair
+from etl.ledger import Account, Repair, quoted
 from etl.redact import redact
 from etl.run import Published, Source
 
@@ -118,4 +118,4 @@ def _example(repair: Repair) -> str:
     if not repair.samples:
         return ""
     sample = repair.samples[0]
-    return f" (row {sample['row']}: {sample['before']!r} -> {sample['after']!r})"
+    return f" (row {sample['row']}: {quoted(sample['before'])} -> {quoted(sample['after'])})"

@@ -131,6 +131,15 @@ class TestShowing:
             ["FilesExtractor", "ragged:", "1", "field", "instead", "of", "3", "1", "row", "6:", "'ragged'"],
         ]
 
+    def test_bytes_that_are_no_text_are_shown_as_they_are_kept(
+        self, orders: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        orders.write_bytes(b"Order No,E-Mail,Amount\n1,Caf\xe9,10\n2,\x81,20\n")
+        report = Pipeline.from_file(self.file).run()
+        repaired = r"FilesExtractor: repaired 1 x not UTF-8, read as cp1252 (row 1: 'Caf\xe9' -> 'Café')"
+        assert repaired in list(report.details())
+        assert r"row 2: '2,\x81,20'" in self.shown(capsys, report.run_id, str(self.file))
+
     def test_as_json_there_is_all_of_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         lines = [json.loads(line) for line in self.shown(capsys, "latest", str(self.file), "--json").splitlines()]
         assert [line["row"] for line in lines] == [6, 2, 4]
