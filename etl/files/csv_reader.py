@@ -14,10 +14,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
@@ -25,16 +24,18 @@ from etl.errors import DataError
 from etl.files.csv_options import CsvOptions
 from etl.files.csv_records import Records, Scanner
 from etl.ledger import Account
-from etl.tables.batches import regroup
+from etl.tables.numbered import numbered_frames, with_numbers
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from etl.files.csv_records import Offsets
+    from etl.files.places import Reader
 
 CHUNK_BYTES = 2 << 20  # 2 to 4 MiB parse fastest: less pays for starting, more falls out of the processor's caches
 
 _HEAD_BYTES = 1 << 16
 _NUL = "NUL byte"
-_ROW = ""  # the column of row numbers; no column of a file has an empty name
 _EVIDENCE_CHARS = 4_000
 _WIDER_BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
@@ -44,21 +45,15 @@ _WIDER_BOMS = (
 )
 
 
-class BinaryReader(Protocol):
-    """Gives up to ``n`` bytes, and none at its end."""
-
-    def read(self, n: int, /) -> bytes: ...
-
-
 def read_csv(
-    stream: BinaryReader,
+    stream: Reader,
     options: CsvOptions,
     account: Account,
     *,
     batch_rows: int,
     source: str,
     chunk_bytes: int = CHUNK_BYTES,
-) -> Iterator[pd.DataFrame]:
+) -> Iterator[DataFrame]:
     """Yield frames of exactly ``batch_rows`` rows (the last may have fewer), every column Arrow-backed strings.
 
     At least one frame, which may be empty but has its columns. The index is the record's number in the file: 1 is the
@@ -78,21 +73,17 @@ def read_csv(
         names = _column_names(header, options, mender, source)
         chunks = chain([(rest, ended)], chunks)
     parser = _Parser(names, scanner, mender, options, account)
-    no_rows = True
-    for frame in map(_frame, regroup(parser.tables(chunks), batch_rows)):
-        no_rows = False
-        yield frame
-        del frame  # or it would stay in memory while the next is made
-    if no_rows:
+    for frame in numbered_frames(parser.tables(chunks), parser.schema, batch_rows):
         if parser.next_row == 1 and not options.allow_empty:
             raise DataError(f"{source}: has no rows; set allow_empty = true if that is right")
-        yield _frame(parser.no_rows())
+        yield frame
+        del frame  # or it would stay in memory while the next is made
 
 
 # -- the stream as UTF-8 ------------------------------------------------------------------------------------------
 
 
-def _chunks(stream: BinaryReader, options: CsvOptions, source: str, size: int) -> Iterator[tuple[bytes, bool]]:
+def _chunks(stream: Reader, options: CsvOptions, source: str, size: int) -> Iterator[tuple[bytes, bool]]:
     """Yield (UTF-8 bytes, False) without a BOM, then (what ends the last line: a newline or nothing, True)."""
     head = _filled(stream, max(min(size, _HEAD_BYTES), 4))  # small, to look for the header in, but whole BOMs
     raw = chain([head], iter(partial(_filled, stream, size), b""))
@@ -104,7 +95,7 @@ def _chunks(stream: BinaryReader, options: CsvOptions, source: str, size: int) -
     yield b"" if line_ended else b"\n", True
 
 
-def _filled(stream: BinaryReader, size: int) -> bytes:
+def _filled(stream: Reader, size: int) -> bytes:
     """Read exactly ``size`` bytes, or what is left."""
     parts = []
     while size > 0 and (part := stream.read(size)):
@@ -240,7 +231,7 @@ class _Parser:
     def __init__(
         self, names: tuple[str, ...], scanner: Scanner, mender: _Mender, options: CsvOptions, account: Account
     ) -> None:
-        self.names = names
+        self.schema = pa.schema([(name, pa.string()) for name in names])
         self.next_row = 1
         self._scanner = scanner
         self._mender = mender
@@ -253,10 +244,6 @@ class _Parser:
             table, rest = self._take(rest + chunk, last)
             if table.num_rows:
                 yield table
-
-    def no_rows(self) -> pa.Table:
-        table, _ = self._parse(b"")
-        return self._settled(table, np.empty(0, np.int64), [], [])
 
     def _take(self, data: bytes, last: bool) -> tuple[pa.Table, bytes]:
         """Return the whole records of ``data``, and the bytes to put before the next chunk."""
@@ -275,7 +262,7 @@ class _Parser:
         """Set aside the records that are broken, mend those that are not UTF-8, and parse all the rest at once."""
         records = self._scanner.records(data, last)
         starts, ends = records.starts, records.ends
-        is_row = np.ones(len(ends), dtype=np.bool_) if len(self.names) == 1 else ends > starts
+        is_row = np.ones(len(ends), dtype=np.bool_) if len(self.schema) == 1 else ends > starts
         numbers = self.next_row + np.cumsum(is_row) - 1
         self.next_row += int(is_row.sum())
         sound: list[bytes] = []
@@ -315,21 +302,21 @@ class _Parser:
             return "skip"
 
         if not block:
-            return pa.table({name: pa.array([], pa.string()) for name in self.names}), ragged
+            return self.schema.empty_table(), ragged
         if block[: len(codecs.BOM_UTF8)] == codecs.BOM_UTF8:
             block = codecs.BOM_UTF8 + block  # Arrow takes one off the start of any block; here it is data
         table = arrow_csv.read_csv(
             pa.BufferReader(block),  # type: ignore[arg-type]  # the stubs know only Python's files
-            arrow_csv.ReadOptions(column_names=list(self.names), use_threads=False, block_size=len(block) + 1),
+            arrow_csv.ReadOptions(column_names=self.schema.names, use_threads=False, block_size=len(block) + 1),
             arrow_csv.ParseOptions(
                 delimiter=self._options.delimiter,
                 quote_char=self._options.quote or False,
                 newlines_in_values=True,
-                ignore_empty_lines=len(self.names) > 1,
+                ignore_empty_lines=len(self.schema) > 1,
                 invalid_row_handler=set_aside,
             ),
             arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(self.names, pa.string()),
+                column_types=self.schema,
                 null_values=list(self._options.null_words),
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=True,
@@ -344,7 +331,7 @@ class _Parser:
         for reject in sorted(rejects):
             self._account.reject_line(*reject)
         kept = np.delete(numbers, [reject.row for reject in ragged])
-        return table.append_column(_ROW, pa.array(kept, pa.int64()))
+        return with_numbers(table, kept)
 
 
 def _suspects(data: bytes, records: Records) -> list[int]:
@@ -376,14 +363,3 @@ def _closed(lines: bytes) -> bytes:
 
 def _evidence(record: bytes) -> str:
     return record[: 4 * _EVIDENCE_CHARS].decode(errors="backslashreplace")[:_EVIDENCE_CHARS]
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    """Make a frame whose index is the last column; a range if no number is missing."""
-    names = table.column_names[:-1]
-    numbers = table.column(_ROW).to_numpy()
-    frame: pd.DataFrame = table.select(names).to_pandas(types_mapper=pd.ArrowDtype)
-    first = int(numbers[0]) if len(numbers) else 1
-    unbroken = len(numbers) == 0 or numbers[-1] - first == len(numbers) - 1
-    frame.index = pd.RangeIndex(first, first + len(numbers)) if unbroken else pd.Index(numbers)
-    return frame
