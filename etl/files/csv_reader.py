@@ -11,7 +11,7 @@ import codecs
 import csv
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
@@ -66,11 +66,12 @@ def read_csv(
     chunks = _chunks(stream, options, source, chunk_bytes)
     scanner = Scanner(options)
     mender = _Mender(options, account)
+    names: Sequence[str]
     if isinstance(options.header, tuple):
         names = options.header
     else:
         header, rest, ended = _first_record(chunks, scanner, source)
-        names = _column_names(header, options, mender, source)
+        names = usable_names(_header_cells(header, options, mender, source), source)
         chunks = chain([(rest, ended)], chunks)
     parser = _Parser(names, scanner, mender, options, account)
     for frame in numbered_frames(parser.tables(chunks), parser.schema, batch_rows):
@@ -149,8 +150,7 @@ def _first_record(chunks: Iterator[tuple[bytes, bool]], scanner: Scanner, source
     raise DataError(f"{source}: is empty; expected a header and rows")
 
 
-def _column_names(header: bytes, options: CsvOptions, mender: _Mender, source: str) -> tuple[str, ...]:
-    """Return the stripped names of the header; a blank one becomes ``column_N``. Raises DataError if two are equal."""
+def _header_cells(header: bytes, options: CsvOptions, mender: _Mender, source: str) -> list[str]:
     utf8 = mender.utf8(0, header)
     if utf8 is None or b"\0" in header:
         raise DataError(f"{source}: the header is not text in {options.encoding}; set the encoding of the file")
@@ -161,14 +161,18 @@ def _column_names(header: bytes, options: CsvOptions, mender: _Mender, source: s
         quoting=csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE,
     )
     try:
-        cells = next(fields)
+        return next(fields)
     except csv.Error as error:
         raise DataError(f"{source}: the header cannot be read, {error}") from error
-    names = [cell.strip() or f"column_{number}" for number, cell in enumerate(cells, start=1)]
+
+
+def usable_names(cells: Sequence[str | None], source: str) -> list[str]:
+    """The names in a header, stripped; a blank one becomes ``column_N``. Raises DataError if two are equal."""
+    names = [(cell or "").strip() or f"column_{number}" for number, cell in enumerate(cells, start=1)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{source}: the header names a column more than once: {', '.join(twice)}")
-    return tuple(names)
+    return names
 
 
 # -- records into tables ------------------------------------------------------------------------------------------
@@ -229,7 +233,7 @@ class _Parser:
     """Turns data into tables of text with a last column of row numbers, and sends what is no row to the account."""
 
     def __init__(
-        self, names: tuple[str, ...], scanner: Scanner, mender: _Mender, options: CsvOptions, account: Account
+        self, names: Sequence[str], scanner: Scanner, mender: _Mender, options: CsvOptions, account: Account
     ) -> None:
         self.schema = pa.schema([(name, pa.string()) for name in names])
         self.next_row = 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import date, datetime, time, timedelta
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from etl.errors import ConfigError, DataError
+from etl.files.csv_reader import usable_names
 from etl.files.damage import damage_reported
 from etl.files.formats import FileOptions
 from etl.files.safe_zip import looks_like_zip, open_member
@@ -40,7 +40,7 @@ def open_sheet(path: Path, options: FileOptions, source: str) -> Iterator[tuple[
         sheet.reset_dimensions()  # what a workbook says of the size of its sheets is often wrong
         rows = _rows(sheet, f"{source}#{sheet.title}")
         header_number, header = next(rows, (0, []))
-        yield _column_names(header, source), ((number - header_number, cells) for number, cells in rows)
+        yield _names(header, source), ((number - header_number, cells) for number, cells in rows)
 
 
 def _check_workbook(path: Path, options: FileOptions, source: str) -> None:
@@ -89,18 +89,14 @@ def _rows(sheet: Any, source: str) -> Rows:
             yield number, cells
 
 
-def _column_names(header: Sequence[str | None], source: str) -> list[str]:
-    """As in a CSV file: stripped; a blank one becomes ``column_N``, but not at the end of the row."""
+def _names(header: Sequence[str | None], source: str) -> list[str]:
+    """As in a CSV file, but blank cells at the end of the row are no columns."""
     cells = list(header)
     while cells and cells[-1] is None:
         cells.pop()
     if not cells:
         raise DataError(f"{source}: the sheet is empty; expected a header and rows")
-    names = [(cell or "").strip() or f"column_{number}" for number, cell in enumerate(cells, start=1)]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{source}: the header names a column more than once: {', '.join(twice)}")
-    return names
+    return usable_names(cells, source)
 
 
 def _text(value: Any) -> str | None:
