@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from etl.errors import ConfigError
 from etl.files.csv_options import CsvOptions
 from etl.files.safe_zip import ZipLimits
+from etl.options import DifferentColumns
 
 FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
 JsonType = Literal["text", "int64", "float64", "bool", "timestamp[UTC]", "json"]
@@ -33,7 +34,7 @@ class FileOptions(ZipLimits):
     format: FileFormat | None = Field(
         default=None, description="What the files hold; by default as their names end, a .gz or .zip left aside."
     )
-    columns: tuple[str, ...] = Field(
+    columns: DifferentColumns = Field(
         default=(), description="The columns to read, in this order. Default: those of the first file."
     )
     csv: CsvOptions = Field(default=CsvOptions(), description="How CSV files are written. TSV: a tab is the delimiter.")
@@ -51,19 +52,6 @@ class FileOptions(ZipLimits):
     max_record_bytes: PositiveInt = Field(
         default=16 << 20, le=1 << 30, description="Largest accepted record of JSON, in bytes."
     )
-    max_member_bytes: PositiveInt = Field(
-        default=50 << 30, description="Largest accepted size of what is compressed, in bytes, inflated."
-    )
-    max_ratio: PositiveFloat = Field(
-        default=200, description="Largest accepted size of what is compressed, as a multiple of its compressed size."
-    )
-
-    @field_validator("columns")
-    @classmethod
-    def _columns_are_different(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(columns)) < len(columns):
-            raise ValueError("names a column more than once")
-        return columns
 
     def csv_options(self, file_format: FileFormat) -> CsvOptions:
         """``csv``, with the delimiter of a TSV file unless another was asked for."""

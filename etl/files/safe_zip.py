@@ -31,11 +31,13 @@ class DamagedZipError(DataError):
 
 
 class ZipLimits(Options):
-    """What a member of a zip may be."""
+    """What a member of a zip, or another compressed file, may be."""
 
-    max_member_bytes: PositiveInt = Field(default=50 << 30, description="Largest accepted member, in bytes, inflated.")
+    max_member_bytes: PositiveInt = Field(
+        default=50 << 30, description="Largest accepted size of what is compressed, in bytes, inflated."
+    )
     max_ratio: PositiveFloat = Field(
-        default=200, description="Largest accepted size of a member, as a multiple of its compressed size."
+        default=200, description="Largest accepted size of what is compressed, as a multiple of its compressed size."
     )
 
 
