@@ -92,7 +92,9 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
     def _fetch(self) -> Download:
         """A damaged zip is fetched once more: a body without Content-Length can be cut short and look complete."""
         download = self._fetch_zip()
-        if not self._opens(download):
+        try:
+            self._uri(download)
+        except DamagedZipError:
             discard(self.url, self.cache_dir)
             download = self._fetch_zip()
         return download
@@ -107,13 +109,6 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
             discard(self.url, self.cache_dir)
             raise
         return download
-
-    def _opens(self, download: Download) -> bool:
-        try:
-            self._uri(download)
-        except DamagedZipError:
-            return False
-        return True
 
     def _uri(self, download: Download) -> str:
         with open_member(download.path, self.member, self, download.url) as stream:
