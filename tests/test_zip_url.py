@@ -195,6 +195,10 @@ class TestZipUrlExtractor(ExtractorContract):
         self.web.serve("/sets.zip", GOOD, length=False, last_modified=None, ranges=False)
         assert self.make().check().endswith(", size unknown, last modified unknown")
 
+    def test_check_of_a_server_that_compresses_everything(self) -> None:
+        self.web.serve("/sets.zip", GOOD, gzipped=True, ranges=False)
+        assert self.make().check().startswith("reachable: ")
+
     @pytest.mark.parametrize(("status", "error"), [(403, AccessError), (404, SourceError), (503, SourceError)])
     def test_check_has_bad_news(self, status: int, error: type[Exception]) -> None:
         self.web.serve("/sets.zip", status=status)

@@ -22,12 +22,8 @@ _DECODABLE = ("", "gzip", "x-gzip", "deflate")
 
 def read_body(response: Response, url: str, options: WebOptions, patience: Patience, max_bytes: int) -> bytes:
     """The whole body, decoded. Raises TransientError if it breaks off, DataError if it is larger than ``max_bytes``."""
-    check_encoding(response, url)
-    chunks = body_chunks(response, options, patience)
-    if encoding_of(response):
-        chunks = decoded(chunks)
     body = bytearray()
-    for chunk in chunks:
+    for chunk in body_chunks(response, url, options, patience):
         body += chunk
         if len(body) > max_bytes:
             raise DataError(
@@ -45,16 +41,20 @@ def encoding_of(response: Response) -> str:
     return response.headers.get("Content-Encoding", "").strip().lower().replace("identity", "")
 
 
-def check_encoding(response: Response, url: str) -> None:
-    if encoding_of(response) not in _DECODABLE:
-        raise SourceError(f"{redact(url)}: the server encoded the body with {encoding_of(response)!r}, unasked")
+def body_chunks(response: Response, url: str, options: WebOptions, patience: Patience) -> Iterator[bytes]:
+    """The body as it arrives, decoded. Raises SourceError at once if it cannot be decoded.
 
-
-def body_chunks(response: Response, options: WebOptions, patience: Patience) -> Iterator[bytes]:
-    """Yield the body as it arrives, not decoded. Raises TransientError if it breaks off, stalls or crawls.
-
-    The read timeout of a socket starts again with every byte, so the rate is watched too.
+    The iterator raises TransientError if the body breaks off, stalls or crawls.
     """
+    encoding = encoding_of(response)
+    if encoding not in _DECODABLE:
+        raise SourceError(f"{redact(url)}: the server encoded the body with {encoding!r}, unasked")
+    chunks = _arriving(response, options, patience)
+    return _decoded(chunks) if encoding else chunks
+
+
+def _arriving(response: Response, options: WebOptions, patience: Patience) -> Iterator[bytes]:
+    """Yield the body as it is sent. A socket's read timeout starts anew with every byte, so the rate is watched too."""
     since, received = time.monotonic(), 0
     while True:
         try:
@@ -75,7 +75,7 @@ def body_chunks(response: Response, options: WebOptions, patience: Patience) -> 
             since, received = time.monotonic(), 0
 
 
-def decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _decoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Undo a Content-Encoding that was not asked for, in pieces of CHUNK_BYTES, however much one chunk inflates to."""
     inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, as its header says
     try:

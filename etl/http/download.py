@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, PositiveInt
 
 from etl.errors import ConfigError, DataError, RetryLater, SourceError, StorageError
-from etl.http.body import CHUNK_BYTES, body_chunks, check_encoding, decoded, encoding_of
+from etl.http.body import CHUNK_BYTES, body_chunks, encoding_of
 from etl.http.request import Patience, TransientError, WebOptions, ask, url_problem, web_session
 from etl.paths import put_in_place
 from etl.progress import progress
@@ -109,7 +109,7 @@ def peek(url: str, options: DownloadOptions) -> Peek:
         try:
             response = ask(session, url, options, patience, {"Range": f"bytes=0-{HEAD_BYTES - 1}"})
             with closing(response):
-                for chunk in body_chunks(response, options, patience):
+                for chunk in body_chunks(response, url, options, patience):
                     head += chunk
                     if len(head) >= HEAD_BYTES:
                         break
@@ -187,16 +187,13 @@ class _Fetching:
                 f"{redact(self.url)}: the server answered {response.status_code} to a plain GET; check the url"
             )
         version = _Version.of(response)
-        check_encoding(response, self.url)
         self._check_size(version.length or 0)
         self.entry.begin_part(version)
         return version
 
     def _receive(self, response: Response, version: _Version) -> str:
         """Append the body to the part and return the SHA-256 of the whole."""
-        body = body_chunks(response, self.options, self.patience)
-        if version.encoding:
-            body = decoded(body)
+        body = body_chunks(response, self.url, self.options, self.patience)
         try:
             with self.entry.open_part() as file, progress(f"Downloading {_label(self.url)}", version.length) as advance:
                 digest, size = hashlib.sha256(), 0
