@@ -30,8 +30,8 @@ import pytest
 from pydantic import ValidationError
 
 from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater, SourceError, StorageError
+from etl.http.addresses import check_redirect, url_problem
 from etl.http.download import Download, DownloadOptions, fetch, peek
-from etl.http.request import check_redirect, url_problem
 from tests.conftest import PROJECT
 from tests.web import WebServer
 

@@ -14,8 +14,8 @@ from etl.engine import import_in_background
 from etl.errors import RetryLater, SourceError
 from etl.files.csv_options import CsvOptions
 from etl.files.safe_zip import DamagedZipError, ZipLimits, looks_like_zip, open_member
+from etl.http.addresses import url_problem
 from etl.http.download import HEAD_BYTES, Download, DownloadOptions, discard, fetch, peek
-from etl.http.request import url_problem
 from etl.ledger import Account
 from etl.paths import cache_folder
 from etl.run import Source

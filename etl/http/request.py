@@ -1,4 +1,4 @@
-"""One HTTP request, made with care: which addresses may be asked, redirects, time limits, and what a failure means."""
+"""One HTTP request, made with care: redirects, time limits, and what a failure means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import http.client
 import logging
 import random
 import re
-import socket
 import ssl
 import threading
 import time
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from ipaddress import IPv6Address, ip_address
 from typing import NoReturn, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -31,6 +29,7 @@ from pydantic import (
 )
 
 from etl.errors import AccessError, ConfigError, RetryLater, SourceError
+from etl.http.addresses import check_redirect, is_loopback
 from etl.options import Options
 from etl.redact import redact
 
@@ -41,7 +40,6 @@ _RETRIED = {408, 425, 429}
 _NETWORK_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 # A handshake that ends early: by a reset, or by a close that TLS calls one or the other, as it happens to notice.
 _BROKEN_OFF = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-_ZONES = ("public", "private", "loopback", "link-local")
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -176,66 +174,6 @@ def ask(
     raise ConfigError(f"{redact(url)}: redirected more than {MAX_REDIRECTS} times; check the url")
 
 
-def url_problem(url: str, *, allow_http: bool) -> str | None:
-    """What is wrong with ``url`` as an address to download from, or None. Asks nobody."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        return f"{redact(url)} is not a valid url: {error}"
-    if parts.scheme not in ("http", "https"):
-        return f"{redact(url)} should start with https://"
-    if not host:
-        return f"{redact(url)} names no host"
-    if parts.username is not None:
-        return f"{redact(url)} holds a user name or password; send an Authorization header instead (option headers)"
-    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
-        return f"{redact(url)} can be read and changed on its way; use https://, or set allow_http = true"
-    return None
-
-
-def check_redirect(origin: str, target: str, *, allow_http: bool) -> None:
-    """Refuse (SourceError) a redirect to what would not do as a url, or deeper into a network than the url itself is.
-
-    So no public server can make this program fetch from an intranet, from this machine or from cloud metadata.
-    """
-    problem = url_problem(target, allow_http=allow_http)
-    if problem:
-        raise SourceError(f"{redact(origin)} redirects to an address that is not accepted: {problem}")
-    zone = _zone(target)
-    if zone > _zone(origin):
-        raise SourceError(f"{redact(origin)} redirects to the {_ZONES[zone]} address {redact(target)}: refused")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _zone(url: str) -> int:
-    """How deep inside the host of ``url`` is, as an index of _ZONES; of several addresses, the innermost."""
-    try:
-        found = socket.getaddrinfo(urlsplit(url).hostname, None)
-    except (OSError, UnicodeError):
-        return 0  # only a proxy can reach it, or nobody
-    return max(_zone_of_address(str(info[4][0])) for info in found)
-
-
-def _zone_of_address(text: str) -> int:
-    address = ip_address(text.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    if address.is_link_local:
-        return _ZONES.index("link-local")
-    if address.is_loopback or address.is_unspecified:
-        return _ZONES.index("loopback")
-    return _ZONES.index("public" if address.is_global else "private")
-
-
 def _headers(url: str, here: str, options: WebOptions, extra: Mapping[str, str]) -> dict[str, str]:
     """The headers of one request. Encoded bodies are not asked for: they can be neither resumed nor measured."""
     own = {}
@@ -255,7 +193,7 @@ def _send(
     host = urlsplit(url).hostname or ""
     timeout = options.connect_timeout_s, options.read_timeout_s
     limit = min(sum(timeout), max(patience.left_s(), 0.001))
-    proxies = {"no_proxy": host} if _is_loopback(host) else None
+    proxies = {"no_proxy": host} if is_loopback(host) else None
 
     def send() -> requests.Response:
         return session.request(

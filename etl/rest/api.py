@@ -23,8 +23,9 @@ from pydantic import (
 
 from etl.errors import DataError, SourceError
 from etl.files.json_records import json_document
+from etl.http.addresses import url_problem
 from etl.http.body import read_body
-from etl.http.request import Patience, RefusedError, TransientError, UnauthorizedError, WebOptions, ask, url_problem
+from etl.http.request import Patience, RefusedError, TransientError, UnauthorizedError, WebOptions, ask
 from etl.redact import redact
 from etl.rest.auth import Auth, OAuth2Auth, Signer
 from etl.rest.pages import Page, PageRequest, Progress, check_unambiguous, elements_of, with_query

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from etl.errors import DataError, SourceError
-from etl.http.request import url_problem
+from etl.http.addresses import url_problem
 from etl.options import Options
 from etl.redact import redact
 from etl.rest.pages import MISSING, Page, PageRequest, Progress, value_at
