@@ -24,9 +24,10 @@ from pandas import DataFrame
 from pydantic import ValidationError
 
 from etl.errors import DataError, EtlError
-from etl.formats.encoders import arrow_tables, encode
+from etl.formats.encoders import encode
 from etl.formats.options import CsvStyle, Format, FormatOptions, ParquetOptions
 from etl.tables.batches import regroup
+from etl.tables.one_schema import arrow_tables
 
 FORMATS = get_args(Format)
 SMALL_GROUPS = FormatOptions(parquet=ParquetOptions(row_group_rows=5))

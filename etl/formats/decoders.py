@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from etl.formats.json_text import is_bytes, is_plain
+from etl.formats.json_text import is_plain
 from etl.formats.options import CsvStyle, Format
+from etl.tables.arrow import is_bytes
 
 _AS_THEY_ARE = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
 

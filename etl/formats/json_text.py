@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl.tables.arrow import is_text
+from etl.tables.arrow import is_bytes, is_text
 
 _TEXT = pa.large_string()
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
@@ -49,10 +49,6 @@ def json_text(column: Any) -> Any:
 def is_plain(kind: pa.DataType) -> bool:
     """Whether Arrow itself has a textual form for the values of this type that others understand."""
     return not (pa.types.is_nested(kind) or pa.types.is_duration(kind) or isinstance(kind, pa.BaseExtensionType))
-
-
-def is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def base64_text(column: Any) -> Any:

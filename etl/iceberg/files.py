@@ -16,8 +16,9 @@ from pyiceberg.io.pyarrow import ArrowScan, parquet_file_to_data_file, schema_to
 from pyiceberg.table import Table
 
 from etl.errors import DataError
-from etl.formats.encoders import Descriptions, Encoder, grouped, same_kind
+from etl.formats.encoders import Descriptions, Encoder, grouped
 from etl.formats.options import FormatOptions, ParquetOptions
+from etl.tables.one_schema import same_kind
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile

@@ -83,9 +83,9 @@ class IcebergLoader(Loader):
         return Live(self.uri, told["etl.run-id"], told.get("etl.recipe"), _id(snapshot))
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
-        from etl.formats.encoders import arrow_tables
         from etl.iceberg.files import DataFiles, storable
         from etl.tables.keys import KeyIndex
+        from etl.tables.one_schema import arrow_tables
 
         with ExitStack() as stack, iceberg_errors(self.uri):
             if self.mode == "upsert":

@@ -66,9 +66,9 @@ class DatasetLayout:
         return next((share.figures for share in reversed(shares) if share.replays is None), None) or None
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
-        from etl.formats.encoders import arrow_tables
         from etl.s3.parts import Cut, Cutter
         from etl.s3.sending import Sending
+        from etl.tables.one_schema import arrow_tables
 
         loader, catalog = self.loader, self._catalog()
         seen = catalog.look()

@@ -109,6 +109,10 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type of the same values, however a batch or a file packs them: in no dictionary, and in no views."""
     if pa.types.is_dictionary(kind):

@@ -1,0 +1,125 @@
+"""Makes Arrow tables of one schema out of batches; types may change from one to the next if that loses nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain, starmap
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from etl.errors import DataError, EtlError
+from etl.tables.arrow import as_arrow, is_bytes, is_text, plain_type
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_HEAD_ROWS = 131_072
+_KINDS = (
+    (pa.types.is_integer, pa.types.is_floating),
+    (pa.types.is_integer, pa.types.is_decimal),
+    (is_text,),
+    (is_bytes,),
+    (pa.types.is_date, pa.types.is_timestamp),
+    (pa.types.is_time,),
+    (pa.types.is_duration,),
+    (pa.types.is_nested,),
+)
+
+
+def arrow_tables(batches: Iterable[DataFrame]) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The schema, and an Arrow table of it for each batch. The types are those of the first batch.
+
+    A column that holds only nulls there takes its type from the first batch that knows better, if it comes soon.
+    Raises DataError for a batch with other columns, or with values that these types cannot hold.
+    """
+    tables = map(_placed, batches)  # neither this nor starmap holds on to a table while the next is made
+    head: deque[tuple[pa.Table, str]] = deque()
+    typed: dict[str, pa.Field[Any]] = {}
+    rows = 0
+    for table, place in tables:
+        head.append((table, place))
+        typed |= {name: table.schema.field(name) for name in _names_with_values(table) if name not in typed}
+        rows += table.num_rows
+        if rows >= _HEAD_ROWS or typed.keys() >= set(table.column_names):
+            break
+    if not head:
+        raise EtlError("was given no batch, not even an empty one")
+    first, _ = head[0]
+    schema = pa.schema([typed.get(field.name, field) for field in first.schema])
+    return schema, starmap(partial(_fitted, schema), chain(_drained(head), tables))
+
+
+def _drained(head: deque[tuple[pa.Table, str]]) -> Iterator[tuple[pa.Table, str]]:
+    while head:
+        yield head.popleft()
+
+
+def _placed(batch: DataFrame) -> tuple[pa.Table, str]:
+    return _table(batch), _place(batch)
+
+
+def _place(batch: DataFrame) -> str:
+    return f"the batch at row {batch.index[0]:,}" if len(batch) else "an empty batch"
+
+
+def _table(batch: DataFrame) -> pa.Table:
+    try:
+        table = _as_it_is(batch)
+        if table is None:
+            table = pa.Table.from_pandas(batch, preserve_index=False).replace_schema_metadata(None)
+    except (pa.ArrowException, ValueError) as error:
+        what = ": ".join(map(str, error.args))
+        raise DataError(f"{_place(batch)} has values without a common type: {what}. Declare the types.") from error
+    for number, field in enumerate(table.schema):
+        plain = plain_type(field.type)  # which values are in a dictionary depends on the batch, and few can read views
+        if plain != field.type:
+            table = table.set_column(number, field.name, table.column(number).cast(plain))
+    return table
+
+
+def _as_it_is(batch: DataFrame) -> pa.Table | None:
+    """A frame whose columns are all backed by Arrow, as nearly all are: far quicker than to have pyarrow find out."""
+    from pandas import ArrowDtype
+
+    columns = [values for _, values in batch.items()]
+    if not batch.columns.is_unique or not all(isinstance(values.dtype, ArrowDtype) for values in columns):
+        return None
+    return pa.table([as_arrow(values) for values in columns], names=[str(name) for name in batch.columns])
+
+
+def _names_with_values(table: pa.Table) -> list[str]:
+    columns = zip(table.column_names, table.columns, strict=True)
+    return [name for name, column in columns if column.null_count < table.num_rows]
+
+
+def _fitted(schema: pa.Schema, table: pa.Table, place: str) -> pa.Table:
+    if table.schema == schema:
+        return table
+    if table.column_names != schema.names:
+        raise DataError(f"{place} has the columns {table.column_names}, the first batch had {schema.names}")
+    changed = [(new, old) for new, old in zip(table.schema, schema, strict=True) if new.type != old.type]
+    for new, old in changed:
+        if table.column(new.name).null_count == table.num_rows:
+            nulls = pa.nulls(table.num_rows, old.type)
+            table = table.set_column(table.column_names.index(new.name), old, nulls)
+        elif not same_kind(new.type, old.type):
+            raise DataError(_changes(place, changed))
+    try:
+        return table.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(_changes(place, changed)) from error
+
+
+def _changes(place: str, changed: Iterable[tuple[Any, Any]]) -> str:
+    types = "; ".join(f"{new.name} is {new.type}, was {old.type}" for new, old in changed)
+    return f"{place} changed types: {types}. Declare the types in a transformer."
+
+
+def same_kind(new: pa.DataType, old: pa.DataType) -> bool:
+    """Whether a safe cast keeps values what they are: never text from numbers, never a shorter float."""
+    if pa.types.is_floating(new) and pa.types.is_floating(old):
+        return new.bit_width <= old.bit_width
+    return any(any(is_kind(new) for is_kind in kind) and any(is_kind(old) for is_kind in kind) for kind in _KINDS)
