@@ -30,6 +30,7 @@ from etl.tables.batches import regroup
 from etl.tables.one_schema import arrow_tables
 
 FORMATS = get_args(Format)
+NOON = datetime(2026, 1, 1, 12)  # noqa: DTZ001
 SMALL_GROUPS = FormatOptions(parquet=ParquetOptions(row_group_rows=5))
 
 
@@ -401,11 +402,30 @@ def test_integers_that_pandas_made_floats_stay_integers() -> None:
         ([1], ["2"], "value is .*string, was int64"),
         ([b"1"], ["2"], "value is .*string, was binary"),
         ([["a"]], ["a"], "value is .*string, was list"),
+        ([date(2026, 1, 1)], [NOON], "value is timestamp.*, was date"),
+        ([NOON.replace(tzinfo=UTC)], [NOON], r"value is timestamp\[us\], was timestamp\[us, tz=UTC\]"),
+        ([NOON.replace(tzinfo=UTC)], [date(2026, 1, 1)], "value is date.*, was timestamp"),
+        ([{"w": 1}], [{"w": 1, "h": 2}], "value is struct<w: int64, h: int64>, was struct<w: int64>"),
+        ([[0.5]], [["0.5"]], "value is list.*string>, was list.*double>"),
     ],
 )
 def test_other_types_are_refused(first: list[Any], second: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         encoded(DataFrame({"value": first}), DataFrame({"value": second}, index=[5]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ([NOON], [date(2026, 1, 1)], datetime(2026, 1, 1)),  # noqa: DTZ001
+        ([{"w": 1, "h": 2}], [{"h": 3}], {"w": None, "h": 3}),
+        ([["a"]], [[]], []),
+        ([[1]], [[2.0]], [2]),
+    ],
+)
+def test_types_that_lose_nothing_are_cast(first: list[Any], second: list[Any], kept: Any) -> None:
+    body = encoded(DataFrame({"value": first}), DataFrame({"value": second}))
+    assert pq.read_table(io.BytesIO(body))["value"].to_pylist() == [*first, kept]
 
 
 def test_mixed_values_are_refused_with_their_column() -> None:

@@ -692,6 +692,24 @@ def test_a_later_file_takes_the_types_of_the_first(put: Put) -> None:
         rows_of(extractor)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pa.array([True]), pa.array([5])),
+        (pa.array([1]), pa.array(["01"])),
+        (pa.array([0.5], pa.float32()), pa.array([0.1])),
+        (pa.array([NOON.date()]), pa.array([NOON])),
+        (pa.array([NOON], pa.timestamp("us", "Europe/Brussels")), pa.array([NOON], pa.timestamp("us"))),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_but_not_if_that_would_change_a_value(put: Put, first: Any, second: Any) -> None:
+    put("1.parquet", parquet(pa.table({"v": first})))
+    pattern = put("2.parquet", parquet(pa.table({"v": second}))).replace("2.p", "*.p")
+    with pytest.raises(DataError, match=r"2\.parquet: 'v' is .* as in the first file, and the values do not fit"):
+        rows_of(FilesExtractor(path=pattern))
+
+
 def test_damaged_parquet(put: Put) -> None:
     with pytest.raises(DataError, match="is no Parquet file, or damaged"):
         rows_of(FilesExtractor(path=put("a.parquet", CSV)))

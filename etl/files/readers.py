@@ -25,6 +25,7 @@ from etl.ledger import Account
 from etl.steps import did_you_mean
 from etl.tables.arrow import plain_type
 from etl.tables.numbered import numbered_frames, with_numbers
+from etl.tables.one_schema import with_types
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -168,7 +169,7 @@ class ParquetReader(TableReader):
 
 def _fitted(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     try:
-        return table.cast(schema)
+        return with_types(table, schema)
     except pa.ArrowException as error:
         changed = [
             f"{new.name!r} is {new.type}, not {old.type}"

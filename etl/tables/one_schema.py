@@ -22,10 +22,9 @@ _KINDS = (
     (pa.types.is_integer, pa.types.is_decimal),
     (is_text,),
     (is_bytes,),
-    (pa.types.is_date, pa.types.is_timestamp),
+    (pa.types.is_date,),
     (pa.types.is_time,),
     (pa.types.is_duration,),
-    (pa.types.is_nested,),
 )
 
 
@@ -100,26 +99,41 @@ def _fitted(schema: pa.Schema, table: pa.Table, place: str) -> pa.Table:
         return table
     if table.column_names != schema.names:
         raise DataError(f"{place} has the columns {table.column_names}, the first batch had {schema.names}")
-    changed = [(new, old) for new, old in zip(table.schema, schema, strict=True) if new.type != old.type]
-    for new, old in changed:
-        if table.column(new.name).null_count == table.num_rows:
-            nulls = pa.nulls(table.num_rows, old.type)
-            table = table.set_column(table.column_names.index(new.name), old, nulls)
-        elif not same_kind(new.type, old.type):
-            raise DataError(_changes(place, changed))
     try:
-        return table.cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(_changes(place, changed)) from error
+        return with_types(table, schema)
+    except pa.ArrowException as error:
+        changed = zip(table.schema, schema, strict=True)
+        types = "; ".join(f"{new.name} is {new.type}, was {old.type}" for new, old in changed if new.type != old.type)
+        raise DataError(f"{place} changed types: {types}. Declare the types in a transformer.") from error
 
 
-def _changes(place: str, changed: Iterable[tuple[Any, Any]]) -> str:
-    types = "; ".join(f"{new.name} is {new.type}, was {old.type}" for new, old in changed)
-    return f"{place} changed types: {types}. Declare the types in a transformer."
+def with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the types of ``schema``, which has its columns. Raises ArrowException if that changes a value."""
+    for position, (new, old) in enumerate(zip(table.schema, schema, strict=True)):
+        if same_kind(plain_type(new.type), old.type):
+            continue
+        if table.column(position).null_count < table.num_rows:
+            raise pa.ArrowInvalid(f"{new.type} is no kind of {old.type}")
+        table = table.set_column(position, old, pa.nulls(table.num_rows, old.type))
+    return table.cast(schema)
 
 
-def same_kind(new: pa.DataType, old: pa.DataType) -> bool:
-    """Whether a safe cast keeps values what they are: never text from numbers, never a shorter float."""
+def same_kind(new: Any, old: Any) -> bool:
+    """Whether a safe cast between these types keeps values what they are, or fails.
+
+    So never text from numbers, a shorter float, a date from a time, a time in a zone from one in none, or fewer fields.
+    """
+    if new == old or pa.types.is_null(new):
+        return True
     if pa.types.is_floating(new) and pa.types.is_floating(old):
-        return new.bit_width <= old.bit_width
+        return bool(new.bit_width <= old.bit_width)
+    if pa.types.is_timestamp(old):
+        zone = new.tz if pa.types.is_timestamp(new) else None
+        return (pa.types.is_timestamp(new) or pa.types.is_date(new)) and (zone is None) == (old.tz is None)
+    if pa.types.is_struct(new) and pa.types.is_struct(old):
+        return all(
+            old.get_field_index(field.name) >= 0 and same_kind(field.type, old.field(field.name).type) for field in new
+        )
+    if pa.types.is_nested(new) and pa.types.is_nested(old):
+        return new.num_fields == old.num_fields == 1 and same_kind(new.field(0).type, old.field(0).type)
     return any(any(is_kind(new) for is_kind in kind) and any(is_kind(old) for is_kind in kind) for kind in _KINDS)
