@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from tests.databases import Server
+    from tests.files import Put
     from tests.s3_front import Front
 
 settings.register_profile("etl", deadline=None, derandomize=True)
@@ -39,6 +40,19 @@ def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """Writes a file into the test's folder and tells its path."""
+
+    def put(name: str, content: bytes) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return str(path)
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,47 @@
-"""What tests put into files."""
+"""Files for tests: how to make them, what is in them, and what was read of them."""
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import zipfile
+from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
+from importlib.util import find_spec
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from etl.extractors.files import FilesExtractor
+from etl.ledger import Account, Reject
+
+ROWS = [("001", "Castle", "7"), ("002", "Ümläut", None), ("003", "Spa ce", "21"), ("004", "B", "0"), ("005", "X", "5")]
+NOON = datetime.fromisoformat("2026-01-31T12:00:00")
+CSV = b"id,name,pieces\n" + b"".join(",".join(cell or "" for cell in row).encode() + b"\n" for row in ROWS)
+RECORDS: list[dict[str, Any]] = [
+    {"id": 1, "name": "Castle", "size": {"w": 1, "h": 0.5}, "tags": ["a", 1], "ok": True},
+    {"id": 2, "name": None, "size": {"w": 2, "h": 2}, "tags": [], "ok": False},
+    {"id": 3, "name": "Ümläut", "size": {}, "ok": None},
+    {"id": 4, "size": {"w": 4}},
+    {"id": 5, "name": "", "size": {"w": None, "h": 1e300}, "tags": [{"b": None}], "ok": True},
+]
+TYPED = pa.table(
+    {
+        "id": pa.array([1, 2, 3, 4, 5], pa.int16()),
+        "price": pa.array([Decimal("1.10"), None, Decimal("3.00"), Decimal("4.50"), None], pa.decimal128(10, 2)),
+        "day": pa.array([date(2026, 1, 31)] * 5, pa.date32()),
+        "at": pa.array([NOON] * 5, pa.timestamp("us", "Europe/Amsterdam")),
+        "theme": pa.array(["a", "b", "a", None, "b"]).dictionary_encode(),
+        "parts": pa.array([[1], [], None, [2, 3], []], pa.list_(pa.int32())),
+    }
+)
+
+Put = Callable[[str, bytes], str]
 
 
 def zip_of(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -12,3 +50,70 @@ def zip_of(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> b
         for name, content in members:
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def parquet(table: pa.Table, **options: Any) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(table, file, **options)
+    return file.getvalue()
+
+
+has_openpyxl = find_spec("openpyxl") is not None
+needs_openpyxl = pytest.mark.skipif(not has_openpyxl, reason="openpyxl is not installed")
+
+
+def workbook(*rows: Any, **more_sheets: list[Any]) -> bytes:
+    if not has_openpyxl:
+        return b""
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for name, content in {"Sets": rows, **more_sheets}.items():
+        sheet = book.create_sheet(name)
+        for row in content:
+            sheet.append(row)
+    book.remove(book.worksheets[0])
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+def edited_workbook(part: str, old: bytes, new: bytes) -> bytes:
+    """A small workbook in one of whose files something is different."""
+    file = io.BytesIO()
+    if has_openpyxl:
+        with zipfile.ZipFile(io.BytesIO(workbook(("a",), (1,)))) as book, zipfile.ZipFile(file, "w") as copy:
+            for name in book.namelist():
+                copy.writestr(name, book.read(name).replace(old, new) if name == part else book.read(name))
+    return file.getvalue()
+
+
+def lines(*records: Any) -> bytes:
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+def frame_of(extractor: FilesExtractor, account: Account | None = None) -> pd.DataFrame:
+    return pd.concat(extractor.extract(account))
+
+
+def rows_of(extractor: FilesExtractor) -> list[tuple[Any, ...]]:
+    found = frame_of(extractor)
+    return [tuple(row) for row in found.astype(object).where(found.notna(), None).itertuples(index=False)]
+
+
+def rejects_of(extractor: FilesExtractor) -> tuple[pd.DataFrame, list[Reject]]:
+    account = Account("test")
+    frame = frame_of(extractor, account)
+    assert account.balances()
+    return frame, account.take_rejects()
+
+
+def types_of(frame: pd.DataFrame) -> dict[str, str]:
+    return {str(name): str(dtype).removesuffix("[pyarrow]") for name, dtype in frame.dtypes.items()}
+
+
+GZIPPED = gzip.compress(CSV)
+JSON_LINES = lines(*RECORDS)
+JSON_ARRAY = json.dumps(RECORDS, indent=2).encode()
+PARQUET = parquet(TYPED, row_group_size=2)
+WORKBOOK = workbook(("id", "name", "pieces"), *ROWS)
