@@ -180,3 +180,10 @@ def test_what_lies_hidden_in_the_place_of_a_null_changes_nothing(skipped: int) -
 def test_clean_text_is_given_back_as_it_is() -> None:
     clean = table(name=["two words", None, "Caf\u00e9"])["name"]
     assert clean_text(clean) is clean
+
+
+def test_a_column_may_have_any_name() -> None:
+    """Such as ``self``, which is in each object of some APIs."""
+    frame = table(self=[" a ", None])
+    assert CleanText().transform(frame)["self"].tolist() == ["a", pd.NA]
+    assert FillMissing(values={"self": "none"}).transform(frame)["self"].tolist() == [" a ", "none"]

@@ -146,10 +146,11 @@ class LearnedSchema(Transformer):
     def _with_nulls(self, batch: DataFrame, lost: Sequence[str]) -> DataFrame:
         import pandas as pd
 
+        from etl.tables.arrow import with_columns
+
         columns = self._schema.columns
-        return batch.assign(
-            **{name: pd.Series(None, batch.index, columns[name].dtype) for name in lost if name in columns}
-        )
+        nulls = {name: pd.Series(None, batch.index, columns[name].dtype) for name in lost if name in columns}
+        return with_columns(batch, nulls)
 
 
 def _facts_of(extractor: Extractor, known: SchemaFile | None) -> tuple[Mapping[str, ColumnFacts], int]:

@@ -61,7 +61,12 @@ def series_of(values: Values, like: Series[Any]) -> Series[Any]:
 
 def with_columns(batch: DataFrame, columns: Mapping[str, Series[Any]]) -> DataFrame:
     """The batch with these columns in place of those of the same names, or behind the others."""
-    return batch.assign(**columns) if columns else batch
+    if not columns:
+        return batch
+    result = batch.copy(deep=False)
+    for name, values in columns.items():  # assign, which takes them as keywords, knows no column called self
+        result[name] = values
+    return result
 
 
 def rows_kept(batch: DataFrame, mask: NDArray[np.bool_]) -> DataFrame:

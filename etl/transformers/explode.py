@@ -86,11 +86,13 @@ class ExplodeJson(Transformer):
         import pandas as pd
         import pyarrow as pa
 
+        from etl.tables.arrow import with_columns
+
         fields = {}
         for number, name in enumerate(self.take):
             texts = pa.array([element[number] for element in elements], pa.string())
             fields[name] = pd.Series(texts, dtype=pd.ArrowDtype(pa.string()), index=rows.index)
-        return rows.assign(**fields)
+        return with_columns(rows, fields)
 
 
 def _no_constant(name: str) -> None:
