@@ -128,6 +128,19 @@ def test_cells_become_text_as_a_program_writes_it(put: Put) -> None:
 
 
 @needs_openpyxl
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (timedelta(hours=100, minutes=5), "100:05:00"),
+        (timedelta(minutes=59, seconds=59.6), "0:59:59.600000"),
+        (timedelta(minutes=-90), "-1:30:00"),
+    ],
+)
+def test_durations(put: Put, duration: timedelta, text: str) -> None:
+    assert rows_of(FilesExtractor(path=put("a.xlsx", workbook(("a",), (duration,))))) == [(text,)]
+
+
+@needs_openpyxl
 def test_sheets_are_chosen_by_name(put: Put) -> None:
     path = put("a.xlsx", workbook(("id",), (1,), Themes=[("theme",), ("City",)]))
     assert rows_of(FilesExtractor(path=path, sheet="Themes")) == [("City",)]

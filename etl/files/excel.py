@@ -116,7 +116,10 @@ def _text(value: Any) -> str | None:
 
 
 def _duration(value: timedelta) -> str:
-    """As Excel shows it: hours, which may be more than 24, minutes, seconds."""
-    minutes, seconds = divmod(value.total_seconds(), 60)
+    """As Excel shows it: hours, which may be more than 24, minutes, seconds and, if there are any, parts of these."""
+    seconds, parts = divmod(abs(value), timedelta(seconds=1))
+    minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:.0f}:{minutes:02.0f}:{seconds:02.0f}"
+    sign = "-" if value < timedelta(0) else ""
+    fraction = f".{parts.microseconds:06}" if parts else ""
+    return f"{sign}{hours}:{minutes:02}:{seconds:02}{fraction}"
