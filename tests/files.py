@@ -58,6 +58,11 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def with_broken_footer(parquet_file: bytes) -> bytes:
+    start = len(parquet_file) - 8 - int.from_bytes(parquet_file[-8:-4], "little")
+    return parquet_file[:start] + b"\xff" * 8 + parquet_file[start + 8 :]
+
+
 has_openpyxl = find_spec("openpyxl") is not None
 needs_openpyxl = pytest.mark.skipif(not has_openpyxl, reason="openpyxl is not installed")
 

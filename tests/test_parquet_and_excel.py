@@ -20,6 +20,7 @@ from etl.paths import PROJECT
 from tests.files import (
     CSV,
     NOON,
+    PARQUET,
     TYPED,
     WORKBOOK,
     Put,
@@ -30,6 +31,7 @@ from tests.files import (
     rejects_of,
     rows_of,
     types_of,
+    with_broken_footer,
     workbook,
     zip_of,
 )
@@ -99,10 +101,8 @@ def test_damaged_parquet(put: Put) -> None:
     data[20:60] = bytes(40)
     with pytest.raises(DataError, match="damaged"):
         rows_of(FilesExtractor(path=put("b.parquet", bytes(data))))
-    footer = int.from_bytes(data[-8:-4], "little") + 8
-    data[-footer : 8 - footer] = b"\xff" * 8
     with pytest.raises(DataError, match="is no Parquet file, or damaged: Couldn't deserialize thrift"):
-        rows_of(FilesExtractor(path=put("c.parquet", bytes(data))))
+        rows_of(FilesExtractor(path=put("c.parquet", with_broken_footer(PARQUET))))
 
 
 # -- Excel --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from etl.errors import ConfigError, DataError
 from etl.ledger import Account
 from etl.transformers.lookup import Lookup
 from tests.any_split import AnySplitContract, listed, rejects, table
+from tests.files import PARQUET, with_broken_footer
 
 CITIES = """country,id,city,people
 NL,1,Utrecht,361699
@@ -153,6 +154,9 @@ def test_damaged_files_are_refused(cities: Path, tmp_path: Path) -> None:
     file = tmp_path / "no.parquet"
     file.write_text("not Parquet")
     with pytest.raises(DataError, match="is not a Parquet file"):
+        looked_up(file)
+    file.write_bytes(with_broken_footer(PARQUET))
+    with pytest.raises(DataError, match=r"is not a Parquet file, or damaged: .*Couldn't deserialize"):
         looked_up(file)
 
 

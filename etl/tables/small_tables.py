@@ -53,8 +53,7 @@ def _read_parquet(file: Path) -> DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    try:
-        table: DataFrame = pd.read_parquet(file, dtype_backend="pyarrow")
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file} is not a Parquet file: {error}") from error
-    return table
+    from etl.files.damage import damage_reported
+
+    with damage_reported(f"{file} is not a Parquet file, or damaged", pa.ArrowException):
+        return pd.read_parquet(file, dtype_backend="pyarrow")
