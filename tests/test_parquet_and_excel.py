@@ -188,6 +188,14 @@ def test_workbooks_that_cannot_be_read(put: Put, content: bytes, problem: str) -
 
 
 @needs_openpyxl
+def test_a_workbook_of_which_a_part_has_a_password(put: Put) -> None:
+    content = bytearray(WORKBOOK)
+    content[content.rindex(b"PK\1\2") + 8] |= 1
+    with pytest.raises(DataError, match=r"the workbook is damaged: .* password required"):
+        rows_of(FilesExtractor(path=put("a.xlsx", bytes(content))))
+
+
+@needs_openpyxl
 def test_a_library_that_is_missing_is_named(put: Put) -> None:
     path = put("a.xlsx", WORKBOOK)
     code = f"""

@@ -22,7 +22,7 @@ Cells: TypeAlias = "list[str | None]"
 Rows: TypeAlias = "Iterator[tuple[int, Cells]]"
 
 _OLD_OR_ENCRYPTED = b"\xd0\xcf\x11\xe0"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, SyntaxError, TypeError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
 _EXACT_IN_FLOAT = 1 << 53
 
 
