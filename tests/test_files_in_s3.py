@@ -124,6 +124,11 @@ class TestBrokenS3:
         assert [match for _, match in asked[1:]] == ['"1"'] * (len(asked) - 1)
         assert asked[1][0] == "bytes=1000000-"
 
+    def test_a_bucket_in_another_region_is_not_sought_in_the_loader(self) -> None:
+        self.web.serve("/bucket/sets.csv", status=301, headers={"x-amz-bucket-region": "eu-west-1"})
+        with pytest.raises(ConfigError, match=r'is in eu-west-1; set region = "eu-west-1" in its table'):
+            self.extractor.inspect()
+
     def test_but_not_for_ever(self) -> None:
         self.web.serve("/bucket/sets.csv", self.BODY, etag='"1"', cut_after=0)
         with pytest.raises(RetryLater, match=r"s3://bucket/sets\.csv"):

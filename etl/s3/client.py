@@ -60,7 +60,7 @@ class NoConditions(ConfigError):
 
 
 _ASK = "these credentials may not do that; ask for the permission"
-_REGION = "the bucket is in another region; set region in [load], or AWS_DEFAULT_REGION"
+_REGION = "the bucket is in another region; set region in its table, or AWS_DEFAULT_REGION"
 _NO_BUCKET = "the bucket does not exist; check its name, or let `python main.py bucket --create` make it"
 _LATER = "run again later"
 
@@ -209,7 +209,7 @@ def _explained(response: Mapping[str, Any], owner: str | None) -> tuple[type[Etl
     kind, remedy = _CODES.get(code, (EtlError, "S3 refused"))
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     if remedy is _REGION and (region := facts.get("Region") or headers.get("x-amz-bucket-region")):
-        remedy = f'the bucket is in {region}; set region = "{region}" in [load], or AWS_DEFAULT_REGION={region}'
+        remedy = f'the bucket is in {region}; set region = "{region}" in its table, or AWS_DEFAULT_REGION={region}'
     elif code == "RequestTimeTooSkewed" and (offset := _clock_offset(headers)):
         remedy = f"this machine's clock is {offset} that of S3; set it (NTP) and run again"
     elif kind is Denied and "kms:" in detail.lower():
