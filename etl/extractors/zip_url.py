@@ -15,9 +15,11 @@ from etl.errors import RetryLater, SourceError
 from etl.files.csv_options import CsvOptions
 from etl.files.safe_zip import DamagedZipError, ZipLimits, looks_like_zip, open_member
 from etl.http.addresses import url_problem
-from etl.http.download import HEAD_BYTES, Download, DownloadOptions, discard, fetch, peek
+from etl.http.cache import Stored, Version
+from etl.http.download import HEAD_BYTES, DownloadOptions, discard, fetch, peek
 from etl.ledger import Account
 from etl.paths import cache_folder
+from etl.redact import redact
 from etl.run import Source
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
         description="Folder for downloads. Default: ETL_CACHE_DIR, or .cache in the project.",
     )
 
-    _inspected: Download | None = PrivateAttr(default=None)
+    _inspected: Stored | None = PrivateAttr(default=None)
 
     @field_validator("url")
     @classmethod
@@ -51,20 +53,25 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
             raise ValueError(problem)
         return url
 
+    @property
+    def _shown_url(self) -> str:
+        return redact(self.url)
+
     def inspect(self) -> Source:
         """Download the zip if it changed, and make sure that the member can be opened."""
         self._inspected = None
         download = self._fetch()
         uri = self._uri(download)
         self._inspected = download
-        return Source(uri, download.sha256, download.etag, download.last_modified, download.bytes)
+        version = download.version
+        return Source(uri, download.sha256, version.etag, version.last_modified, download.size)
 
     def check(self) -> str:
         """Ask the server for the first bytes only."""
-        found = peek(self.url, self)
-        _check_is_zip(found.url, found.head, found.content_type)
-        size = f"{found.bytes:,} bytes" if found.bytes is not None else "size unknown"
-        return f"reachable: {found.url}, {size}, last modified {found.last_modified or 'unknown'}"
+        head, version = peek(self.url, self)
+        self._check_is_zip(head, version)
+        size = f"{version.length:,} bytes" if version.length is not None else "size unknown"
+        return f"reachable: {self._shown_url}, {size}, last modified {version.last_modified or 'unknown'}"
 
     def read(self, account: Account) -> Iterator[DataFrame]:
         """Read the zip that ``inspect`` saw last; without it, what the server has now."""
@@ -72,24 +79,24 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
 
         download = self._inspected_again()
         try:
-            with open_member(download.path, self.member, self, download.url) as stream:
-                source = f"{download.url}#{stream.name}"
+            with open_member(download.path, self.member, self, self._shown_url) as stream:
+                source = f"{self._shown_url}#{stream.name}"
                 yield from read_csv(stream, self.csv, account, batch_rows=self.batch_rows, source=source)
         except DamagedZipError as error:
             discard(self.url, self.cache_dir)
             raise DamagedZipError(f"{error.message}; run again to download it afresh") from error
 
-    def _inspected_again(self) -> Download:
+    def _inspected_again(self) -> Stored:
         """What ``inspect`` saw: its file, or if that is gone (another machine, another run) the same bytes again."""
         seen = self._inspected
         if seen and seen.path.exists():
             return seen
         download = self._fetch()
         if seen and download.sha256 != seen.sha256:
-            raise RetryLater(f"{seen.url} changed after this run began; run again")
+            raise RetryLater(f"{self._shown_url} changed after this run began; run again")
         return download
 
-    def _fetch(self) -> Download:
+    def _fetch(self) -> Stored:
         """A damaged zip is fetched once more: a body without Content-Length can be cut short and look complete."""
         download = self._fetch_zip()
         try:
@@ -99,25 +106,24 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
             download = self._fetch_zip()
         return download
 
-    def _fetch_zip(self) -> Download:
+    def _fetch_zip(self) -> Stored:
         download = fetch(self.url, self.cache_dir, self, meanwhile=partial(import_in_background, _READER))
         with download.path.open("rb") as file:
             head = file.read(HEAD_BYTES)
         try:
-            _check_is_zip(download.url, head, download.content_type)
+            self._check_is_zip(head, download.version)
         except SourceError:
             discard(self.url, self.cache_dir)
             raise
         return download
 
-    def _uri(self, download: Download) -> str:
-        with open_member(download.path, self.member, self, download.url) as stream:
-            return f"{download.url}#{stream.name}"
+    def _uri(self, download: Stored) -> str:
+        with open_member(download.path, self.member, self, self._shown_url) as stream:
+            return f"{self._shown_url}#{stream.name}"
 
-
-def _check_is_zip(url: str, head: bytes, content_type: str | None) -> None:
-    if not looks_like_zip(head):
-        raise SourceError(
-            f"{url}: the server sent {content_type or 'something'} that is not a zip: it begins with {head[:40]!r}; "
-            "open the address in a browser to see what it says"
-        )
+    def _check_is_zip(self, head: bytes, version: Version) -> None:
+        if not looks_like_zip(head):
+            raise SourceError(
+                f"{self._shown_url}: the server sent {version.content_type or 'something'} that is not a zip: "
+                f"it begins with {head[:40]!r}; open the address in a browser to see what it says"
+            )

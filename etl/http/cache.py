@@ -72,12 +72,13 @@ def _is_settled(last_modified: str | None, date: str | None) -> bool:
 
 @dataclass(frozen=True)
 class Stored:
-    """Bytes on disk, whole or in part, and the version that they are from."""
+    """Bytes on disk, whole or in part, and the version that they are from. ``fresh``: they came just now."""
 
     path: Path
     size: int
     version: Version
     sha256: str = ""
+    fresh: bool = False
 
 
 class CacheEntry:
@@ -137,7 +138,7 @@ class CacheEntry:
 
     def finish_part(self, version: Version, sha256: str) -> Stored:
         """Make the part the complete file. Killed at any point, there is a complete file as before or as after."""
-        stored = Stored(self._body(sha256), self._part.stat().st_size, version, sha256)
+        stored = Stored(self._body(sha256), self._part.stat().st_size, version, sha256, fresh=True)
         self._part.replace(stored.path)
         _write_json(self._meta, {"sha256": sha256, "bytes": stored.size, "version": asdict(version)})
         self._part_meta.unlink(missing_ok=True)

@@ -44,32 +44,7 @@ class DownloadOptions(WebOptions):
     max_bytes: PositiveInt = Field(default=5 << 30, description="Largest accepted download, in bytes.")
 
 
-@dataclass(frozen=True)
-class Download:
-    """A file that is complete on disk. ``url`` is redacted; ``fresh``: it came just now, not from the cache."""
-
-    path: Path
-    url: str
-    sha256: str
-    bytes: int
-    etag: str | None
-    last_modified: str | None
-    content_type: str | None
-    fresh: bool
-
-
-@dataclass(frozen=True)
-class Peek:
-    """What a server says about a file, and its first bytes. ``url`` is redacted."""
-
-    url: str
-    head: bytes
-    bytes: int | None
-    last_modified: str | None
-    content_type: str | None
-
-
-def fetch(url: str, folder: Path, options: DownloadOptions, meanwhile: Callable[[], None] = lambda: None) -> Download:
+def fetch(url: str, folder: Path, options: DownloadOptions, meanwhile: Callable[[], None] = lambda: None) -> Stored:
     """Return the file at ``url``, from the cache in ``folder`` if the server says that it has not changed.
 
     ``meanwhile``: called when the server begins to send the file; must return at once.
@@ -80,18 +55,18 @@ def fetch(url: str, folder: Path, options: DownloadOptions, meanwhile: Callable[
     patience = Patience(options)
     entry = CacheEntry(folder, url)
     with entry.locked(patience), web_session() as session:
-        download = _Fetching(url, options, entry, patience, session, meanwhile).fetch()
-    if options.sha256 and download.sha256 != options.sha256.lower():
+        stored = _Fetching(url, options, entry, patience, session, meanwhile).fetch()
+    if options.sha256 and stored.sha256 != options.sha256.lower():
         entry.clear()
         raise DataError(
-            f"{download.url}: its sha256 is {download.sha256}, not {options.sha256.lower()} as the option sha256 says; "
+            f"{redact(url)}: its sha256 is {stored.sha256}, not {options.sha256.lower()} as the option sha256 says; "
             "if the change is known to be right, change the option"
         )
-    if download.fresh:
-        log.info("Downloaded %s: %s bytes in %.1f s", download.url, f"{download.bytes:,}", time.monotonic() - started)
+    if stored.fresh:
+        log.info("Downloaded %s: %s bytes in %.1f s", redact(url), f"{stored.size:,}", time.monotonic() - started)
     else:
-        log.info("Not changed since it was last downloaded: %s", download.url)
-    return download
+        log.info("Not changed since it was last downloaded: %s", redact(url))
+    return stored
 
 
 def discard(url: str, folder: Path) -> None:
@@ -99,8 +74,8 @@ def discard(url: str, folder: Path) -> None:
     CacheEntry(folder, url).clear()
 
 
-def peek(url: str, options: DownloadOptions) -> Peek:
-    """Ask once for the first bytes of the file at ``url``. Raises as fetch does."""
+def peek(url: str, options: DownloadOptions) -> tuple[bytes, Version]:
+    """Ask once for the first bytes of the file at ``url``, and which version it is. Raises as fetch does."""
     _check_url(url, options)
     patience, head = Patience(options), b""
     with web_session() as session:
@@ -113,8 +88,7 @@ def peek(url: str, options: DownloadOptions) -> Peek:
                         break
         except TransientError as error:
             raise SourceError(f"{redact(url)}: {error}; try again later") from error
-    version = Version.of(response)
-    return Peek(redact(url), head[:HEAD_BYTES], version.length, version.last_modified, version.content_type)
+    return head[:HEAD_BYTES], Version.of(response)
 
 
 def _check_url(url: str, options: DownloadOptions) -> None:
@@ -138,7 +112,7 @@ class _Fetching:
     session: Session
     meanwhile: Callable[[], None]
 
-    def fetch(self) -> Download:
+    def fetch(self) -> Stored:
         """Try until the file is there. A part that turns out useless is started over, but only once."""
         started_over = False
         while True:
@@ -153,7 +127,7 @@ class _Fetching:
             except TransientError as failure:
                 self.patience.wait(self.url, failure)
 
-    def _try_once(self) -> Download:
+    def _try_once(self) -> Stored:
         """One resuming, conditional or plain request, and its body."""
         part = self.entry.part()
         cached = None if part else self.entry.complete()
@@ -165,7 +139,7 @@ class _Fetching:
         with closing(ask(self.session, self.url, self.options, self.patience, wanted)) as response:
             if cached and response.status_code == 304:
                 self._check_size(cached.size)
-                return _download(cached, self.url, fresh=False)
+                return cached
             if part and response.status_code in (206, 416):
                 _check_continues(response, part)
                 version = part.version
@@ -173,7 +147,7 @@ class _Fetching:
                 version = self._begin(response)
             self.meanwhile()
             sha256 = self._receive(response, version)
-        return _download(self.entry.finish_part(version, sha256), self.url, fresh=True)
+        return self.entry.finish_part(version, sha256)
 
     def _begin(self, response: Response) -> Version:
         """Start a new part for a whole body."""
@@ -243,20 +217,6 @@ def _check_continues(response: Response, part: Stored) -> None:
     pairs = ((now.etag, then.etag), (now.last_modified, then.last_modified), (now.length, then.length))
     if now.encoding or any(None not in pair and pair[0] != pair[1] for pair in pairs):
         raise _UselessPartError("the file changed while it was downloaded")
-
-
-def _download(stored: Stored, url: str, *, fresh: bool) -> Download:
-    version = stored.version
-    return Download(
-        path=stored.path,
-        url=redact(url),
-        sha256=stored.sha256,
-        bytes=stored.size,
-        etag=version.etag,
-        last_modified=version.last_modified,
-        content_type=version.content_type,
-        fresh=fresh,
-    )
 
 
 def _label(url: str) -> str:
