@@ -748,6 +748,18 @@ def test_records_that_are_none_are_rejected(web: WebServer) -> None:
     assert account.balances()
 
 
+def test_what_is_json_and_fits_nowhere_costs_its_record_alone(web: WebServer) -> None:
+    deep = b"[" * 700 + b"0.1234567890123456789" + b"]" * 700
+    body = (
+        b'[{"id": 1, "v": [1]}, {"id": 2, "v": %b}, {"id": 3, "v": [1e99999999999999999999]}, {"id": 4, "\\ud83d": 5}]'
+    )
+    frame, rejects, account = rejects_of(make(web.script("/items", lambda request: json_answer(body % deep))))
+    assert frame["id"].tolist() == [1]
+    rules = [(2, "v: not JSON"), (3, "v: not JSON"), (4, r"\ud83d: a name that is no text")]
+    assert [(reject.row, reject.rule) for reject in rejects] == rules
+    assert account.balances()
+
+
 def test_numbers_are_exact(web: WebServer) -> None:
     body = b"""[{"big": 9007199254740993, "huge": 123456789012345678901234567890, "price": 0.1234567890123456789,
                  "list": [1.000000000000000000001, 12345678901234567890], "plain": 0.1}]"""

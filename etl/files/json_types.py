@@ -38,15 +38,12 @@ class Types(NamedTuple):
 def json_text(value: Any) -> str:
     """``value`` as JSON, in one way only: numbers with all their digits, times as ISO 8601, bytes as base64.
 
-    Raises ValueError for what JSON does not have, or what is nested too deeply.
+    Raises ValueError for what JSON does not have.
     """
     try:
-        try:
-            return _ENCODER.encode(value)
-        except TypeError:  # json knows no Decimal, time or bytes
-            return _exact_text(value)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        return _ENCODER.encode(value)
+    except TypeError:  # json knows no Decimal, time or bytes
+        return _exact_text(value)
 
 
 def _exact_text(value: Any) -> str:

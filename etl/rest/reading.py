@@ -73,5 +73,9 @@ def _problem(element: Any, page: Page, came_before: bool) -> str:
 
 
 def _raw(element: Any) -> str:
-    """The element as JSON; a half of a surrogate pair, which no UTF-8 can hold, is escaped."""
-    return json_text(element).encode("utf-8", "backslashreplace").decode()
+    """The element as JSON, if that is possible; a half of a surrogate pair, which no UTF-8 can hold, is escaped."""
+    try:
+        text = json_text(element)
+    except (RecursionError, ValueError):  # nested deeply around a long number; a number beyond all limits
+        text = str(element)
+    return text.encode("utf-8", "backslashreplace").decode()

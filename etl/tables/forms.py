@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from etl.tables.casting import cast
 
-_UNFIT = (pa.ArrowException, OverflowError, ValueError)
+_UNFIT = (pa.ArrowException, OverflowError, RecursionError, ValueError)
 
 
 @dataclass(frozen=True)
