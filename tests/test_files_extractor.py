@@ -8,7 +8,10 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +141,33 @@ def test_a_tilde_need_not_mean_a_home(put: Put, tmp_path: Path, monkeypatch: pyt
     assert rows_of(FilesExtractor(path="~sets.csv")) == ROWS
     monkeypatch.setenv("HOME", str(tmp_path))
     assert rows_of(FilesExtractor(path="~/~sets.csv")) == ROWS
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as name:  # tmp_path is of this user alone
+        Path(name).chmod(0o755)
+        for part in ("open", "closed"):
+            (Path(name) / part).mkdir()
+            (Path(name) / part / "a.csv").write_bytes(CSV)
+        (Path(name) / "closed").chmod(0)
+        with unprivileged():
+            found = [
+                FilesExtractor(path=f"{name}/{pattern}").inspect().uri for pattern in ("**/*.csv", "*/a.csv", "open/*")
+            ]
+        (Path(name) / "closed").chmod(0o700)
+        assert found == [f"{name}/open/a.csv"] * 3
+        assert caplog.messages == [f"{name}/closed: this user may not look into it, so its files are left out"] * 2
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may look everywhere."""
+    user = os.geteuid()
+    os.seteuid(user or 65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def test_what_cannot_be_a_source(tmp_path: Path, put: Put) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
 import stat
 import tempfile
@@ -18,6 +19,8 @@ from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceEr
 S3_SCHEME = "s3://"
 
 _BLOCK_BYTES = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
@@ -132,11 +135,25 @@ def _on_this_machine(pattern: str) -> list[LocalFile]:
     paths = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (Path has no escape)
     files = [_local_file(found) for found in paths if not Path(found).is_dir()]
     if files:
+        for folder in sorted(_closed_folders(path)):
+            log.warning("%s: this user may not look into it, so its files are left out", folder)
         return files
     if paths:
         raise ConfigError(f"{pattern} is a folder; name the files in it, such as {pattern.rstrip('/')}/*.csv")
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
     raise SourceError(f"there is no file {pattern}{where}; check path, and that this user may look there")
+
+
+def _closed_folders(path: Path) -> set[Path]:
+    """The folders in which the pattern should look, and which glob passes over without a word."""
+    closed: set[Path] = set()
+    for depth, name in enumerate(path.parts[1:], start=1):
+        folders = str(Path(*path.parts[:depth]))
+        if glob.has_magic(folders) or glob.has_magic(name):
+            needed = os.X_OK | (os.R_OK if glob.has_magic(name) else 0)
+            found = map(Path, glob.glob(folders, recursive=True))  # noqa: PTH207
+            closed |= {one for one in found if one.is_dir() and not os.access(one, needed, effective_ids=True)}
+    return closed
 
 
 def _local_file(path: str) -> LocalFile:
