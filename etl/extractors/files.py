@@ -92,6 +92,7 @@ class FilesExtractor(FileOptions, Extractor):
         for file in files:
             for frame in reader.frames(file, shape, account, self.batch_rows):
                 yield self._with_file_column(frame, file)
+                del frame  # or it would stay in memory while the next is made
 
     @property
     def _patterns(self) -> Sequence[str]:

@@ -56,10 +56,16 @@ class TableReader(ABC):
         Raises DataError if the columns are not those of the shape, ConfigError if they lack one of ``columns``.
         """
 
-    def check_rows(self, frame: DataFrame, rejected: int, name: str) -> None:
-        """Raise DataError if the only frame of a file has no rows, and no row was rejected."""
-        if frame.empty and not rejected and not self.options.allow_empty:
-            raise DataError(f"{name}: has no rows; set allow_empty = true if that is right")
+    def frames_of(
+        self, tables: Iterator[pa.Table], schema: pa.Schema, account: Account, batch_rows: int, name: str
+    ) -> Iterator[DataFrame]:
+        """Frames of all the numbered tables of a file. Raises DataError if it has no rows, and none was rejected."""
+        before = account.rejected.total()
+        for frame in numbered_frames(tables, schema, batch_rows):
+            if frame.empty and account.rejected.total() == before and not self.options.allow_empty:
+                raise DataError(f"{name}: has no rows; set allow_empty = true if that is right")
+            yield frame
+            del frame  # or it would stay in memory while the next is made
 
     def wanted(self, found: Sequence[str], shape: Collection[str] | None, name: str) -> list[str]:
         """The columns to take, in order. ``found``: those of the file; ``shape``: those of the first file."""
@@ -89,6 +95,7 @@ class CsvReader(TableReader):
         with unpacked(file, self.options, self.format) as stream:
             for frame in read_csv(stream, options, account, batch_rows=batch_rows, source=stream.name):
                 yield frame[self.wanted(list(frame.columns), shape, stream.name)]
+                del frame  # or it would stay in memory while the next is made
 
 
 class JsonReader(TableReader):
@@ -104,14 +111,11 @@ class JsonReader(TableReader):
             return columns
 
     def frames(self, file: FoundFile, shape: Shape, account: Account, batch_rows: int) -> Iterator[DataFrame]:
-        before = account.rejected.total()
         with unpacked(file, self.options, self.format) as stream:
             columns, tables = self._table(account, stream.name).tables(self._records(stream), shape)
             if not columns:
                 raise DataError(f"{stream.name}: has no fields, so there are no columns; declare them in types")
-            for frame in numbered_frames(tables, arrow_schema(columns), batch_rows):
-                self.check_rows(frame, account.rejected.total() - before, stream.name)
-                yield frame
+            yield from self.frames_of(tables, arrow_schema(columns), account, batch_rows, stream.name)
 
     def _records(self, stream: Stream) -> Iterator[Record]:
         if self.format == "jsonl":
@@ -132,9 +136,8 @@ class ParquetReader(TableReader):
     def frames(self, file: FoundFile, shape: Shape, account: Account, batch_rows: int) -> Iterator[DataFrame]:
         with self._opened(file) as parquet:
             schema = self._schema(parquet, shape, file.uri)
-            for frame in numbered_frames(self._tables(parquet, schema, file.uri), schema, batch_rows):
-                self.check_rows(frame, 0, file.uri)
-                yield frame
+            tables = self._tables(parquet, schema, file.uri)
+            yield from self.frames_of(tables, schema, account, batch_rows, file.uri)
 
     @contextmanager
     def _opened(self, file: FoundFile) -> Iterator[pq.ParquetFile]:
@@ -187,14 +190,11 @@ class ExcelReader(TableReader):
             return self.wanted(names, None, file.uri)
 
     def frames(self, file: FoundFile, shape: Shape, account: Account, batch_rows: int) -> Iterator[DataFrame]:
-        before = account.rejected.total()
         with self._opened(file) as (names, rows):
             wanted = self.wanted(names, shape, file.uri)
             schema = pa.schema([(name, pa.string()) for name in wanted])
             tables = _text_tables(_even(rows, len(names), account), [names.index(name) for name in wanted], schema)
-            for frame in numbered_frames(tables, schema, batch_rows):
-                self.check_rows(frame, account.rejected.total() - before, file.uri)
-                yield frame
+            yield from self.frames_of(tables, schema, account, batch_rows, file.uri)
 
     @contextmanager
     def _opened(self, file: FoundFile) -> Iterator[tuple[list[str], SheetRows]]:
