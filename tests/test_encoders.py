@@ -303,6 +303,32 @@ def test_gzip_header_tells_neither_name_nor_time() -> None:
 # -- JSON lines ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("file_format", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.timestamp("us"),
+        pa.timestamp("s", "UTC"),
+        pa.date64(),
+        pa.list_(pa.timestamp("us")),
+        pa.struct([("d", pa.date64())]),
+    ],
+    ids=str,
+)
+def test_times_that_have_no_text_are_refused(kind: Any, file_format: Format) -> None:
+    """Such as the infinity of PostgreSQL, which Arrow writes as a day of the year 32103."""
+    never: Any = pa.array([None, (1 << 63) // 86_400_000 * 86_400_000 - 86_400_000])
+    column: Any
+    if pa.types.is_list(kind):
+        column = pa.ListArray.from_arrays([0, 2], never.cast(kind.value_type))
+    elif pa.types.is_struct(kind):
+        column = pa.StructArray.from_arrays([never.cast(kind.field(0).type)], fields=list(kind))
+    else:
+        column = never.cast(kind)
+    with pytest.raises(DataError, match="cannot be written: "):
+        encoded(arrow_frame(value=column), file_format=file_format)
+
+
 def test_json_values() -> None:
     moment = datetime(2026, 7, 1, 12, 30, 0, 250_000, tzinfo=UTC)
     frame = arrow_frame(

@@ -16,7 +16,7 @@ import pyarrow.parquet
 from zlib_ng import gzip_ng
 
 from etl.errors import DataError
-from etl.formats.json_text import base64_text, is_plain, json_text
+from etl.formats.json_text import base64_text, check_times, is_plain, json_text
 from etl.formats.options import TEXT_GROUP_ROWS, CsvStyle, Format, FormatOptions, ParquetOptions
 from etl.tables.arrow import is_bytes, is_text
 from etl.tables.batches import regroup
@@ -93,7 +93,7 @@ class Encoder:
         try:
             self._writer.write_table(table)
             self._buffered.flush()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError) as error:
             raise DataError(f"cannot be written: {error}") from error
 
     def close(self) -> None:
@@ -236,6 +236,7 @@ class _CsvWriter:
             return _without_formulas(column) if self._escape else column
         if is_bytes(column.type):
             return base64_text(column)
+        check_times(column)
         return column if is_plain(column.type) else json_text(column)
 
 

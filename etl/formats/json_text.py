@@ -19,6 +19,8 @@ _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 _OTHER_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f]"
 _SHORT_ESCAPES = (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
 _WHOLE_NUMBER = r"^-?[0-9]+$"
+_MOST_DAYS = 11_000_000
+_TICKS_A_DAY = {"s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
@@ -27,6 +29,7 @@ def json_text(column: Any) -> Any:
 
     Decimals become text, to stay exact; dates, times and timestamps ISO 8601, with the offset of their zone; bytes
     base64; durations seconds. JSON has no NaN and no infinity: they become the text "NaN", "Infinity" or "-Infinity".
+    Raises ArrowInvalid, or OverflowError within nested values, for times too far away.
     """
     kind = column.type
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
@@ -35,6 +38,7 @@ def json_text(column: Any) -> Any:
         return _floats(column)
     if is_text(kind):
         return _quoted(_escaped(column.cast(_TEXT)))
+    check_times(column)
     if pa.types.is_timestamp(kind):
         offset = "%Ez" if kind.tz else ""
         return _quoted(pc.strftime(column, format=f"%Y-%m-%dT%H:%M:%S{offset}").cast(_TEXT))
@@ -49,6 +53,17 @@ def json_text(column: Any) -> Any:
 def is_plain(kind: pa.DataType) -> bool:
     """Whether Arrow itself has a textual form for the values of this type that others understand."""
     return not (pa.types.is_nested(kind) or pa.types.is_duration(kind) or isinstance(kind, pa.BaseExtensionType))
+
+
+def check_times(column: Any) -> None:
+    """Raise ArrowInvalid for a date or time some 30,000 years away: as text, Arrow writes another or none at all."""
+    kind = column.type
+    if not pa.types.is_timestamp(kind) and not pa.types.is_date(kind):
+        return
+    day = 1 if pa.types.is_date32(kind) else _TICKS_A_DAY[getattr(kind, "unit", "ms")]
+    ends: Any = pc.min_max(column)
+    if any(abs(end.value or 0) > _MOST_DAYS * day for end in ends.values()):
+        raise pa.ArrowInvalid(f"a {kind} is too far away to be text; filter it out, or write Parquet")
 
 
 def base64_text(column: Any) -> Any:
