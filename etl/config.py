@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from etl.bucket.posture import BucketPosture
     from etl.learned.step import LearnedSchema
 
-_TOP_LEVEL = ("name", "extract", "schema", "transform", "load", "bucket", "max_rejects", "guard")
+_PLAIN = ("name", "max_rejects")
+_TABLES = ("extract", "schema", "load", "bucket", "guard")
+_TOP_LEVEL = (*_PLAIN, *_TABLES, "transform")
 _REQUIRED = ("extract", "load")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _NO_ENV_FILE = (
-    "There is no .env file yet: copy .env.example to .env and edit it, or try `python main.py demo`, which needs none."
+    "There is no .env beside main.py yet: copy .env.example to .env and edit it, or try `python main.py demo`, which "
+    "needs none."
 )
 
 S = TypeVar("S", bound=Step)
 M = TypeVar("M", bound=BaseModel)
+Table = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,10 @@ def find_pipeline(path: Path) -> Path:
     for candidate in (path, PROJECT / path, PROJECT / "pipelines" / f"{path}.toml"):
         if candidate.is_file():
             return candidate
-    nearby = sorted(p.name for p in (PROJECT / "pipelines").glob("*.toml") if not p.name.endswith(".schema.toml"))
-    raise ConfigError(f"no pipeline file {path}{did_you_mean(str(path), (f'pipelines/{name}' for name in nearby))}")
+    files = (PROJECT / "pipelines").glob("*.toml")
+    names = {file.stem for file in files if not file.name.endswith(".schema.toml")}
+    guess = did_you_mean(path.name.removesuffix(".toml"), names)
+    raise ConfigError(f"no pipeline file {path}{guess} (`python main.py --help` lists the commands)")
 
 
 class _Problems(list[str]):
@@ -82,9 +88,15 @@ class _Problems(list[str]):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self.unset: set[str] = set()
 
     def add(self, place: str, what: str) -> None:
-        self.append(f"{place}: {what}")
+        if place not in self.unset:  # what is wrong there is wrong with what stands in for the value
+            self.append(f"{place}: {what}")
+
+    def add_unset(self, place: str, name: str) -> None:
+        self.append(f"{place}: the environment variable {name} is not set (in .env or the environment)")
+        self.unset.add(place)
 
     def raise_any(self) -> None:
         if not self:
@@ -136,7 +148,7 @@ def _interpolate(value: Any, place: str, problems: _Problems) -> Any:
         name, default = match.groups()
         found = os.environ.get(name) or default
         if found is None:
-            problems.add(place, f"the environment variable {name} is not set (in .env or the environment)")
+            problems.add_unset(place, name)
             return f"unset-{name.lower().replace('_', '-')}"
         return found
 
@@ -147,11 +159,14 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     for key in table:
         if key not in _TOP_LEVEL:
             problems.add(key, f"unknown{did_you_mean(key, _TOP_LEVEL)}")
+        if key in _TABLES and not isinstance(table[key], dict):
+            problems.add(key, f"should be a table, written [{key}]")
     for key in _REQUIRED:
-        if not isinstance(table.get(key), dict):
+        if key not in table:
             problems.add(key, f"the table [{key}] is missing")
+    tables = {key: table[key] for key in _TABLES if isinstance(table.get(key), dict)}
     transforms = table.get("transform", [])
-    if not isinstance(transforms, list):
+    if not (isinstance(transforms, list) and all(isinstance(item, dict) for item in transforms)):
         problems.add("transform", "write each step as [[transform]], with two brackets")
         transforms = []
     name = table.get("name", path.stem)
@@ -161,17 +176,17 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     if not _is_count_or_share(max_rejects):
         problems.add("max_rejects", 'should be a number of rows, such as 100, or a share, such as "1%"')
 
-    extractor = _build_step(table.get("extract"), "extract", "extractors", Extractor, problems)
+    extractor = _build_step(tables.get("extract"), "extract", "extractors", Extractor, problems)
     transformers = [
         _build_step(item, f"transform.{number}", "transformers", Transformer, problems)
         for number, item in enumerate(transforms)
     ]
-    loader = _build_step(table.get("load"), "load", "loaders", Loader, problems)
+    loader = _build_step(tables.get("load"), "load", "loaders", Loader, problems)
     if incremental_of(extractor) and loader is not None and not loader.keeps_state():
         problems.add("extract.incremental", NEEDS_APPEND)
-    posture = _build_posture(table.get("bucket"), loader, problems)
-    guard = _build_table(table.get("guard", {}), "guard", Guard, problems) or Guard()
-    schema = _build_schema(table.get("schema"), path, problems)
+    posture = _build_posture(tables.get("bucket"), loader, problems)
+    guard = _build_table(tables.get("guard", {}), "guard", Guard, problems) or Guard()
+    schema = _build_schema(tables.get("schema"), path, problems)
     if schema is not None and any(step.hides() for step in transformers if step):
         schema = schema.without_values()
     problems.raise_any()
@@ -181,7 +196,7 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     return PipelineConfig(name, extractor, steps, loader, max_rejects, posture, guard, schema)
 
 
-def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> BucketPosture | None:
+def _build_posture(table: Table | None, loader: Loader | None, problems: _Problems) -> BucketPosture | None:
     if table is None:
         return None
     from etl.bucket.posture import BucketPosture
@@ -198,18 +213,15 @@ def _build_posture(table: Any, loader: Loader | None, problems: _Problems) -> Bu
     return posture
 
 
-def _build_schema(table: Any, path: Path, problems: _Problems) -> LearnedSchema | None:
+def _build_schema(table: Table | None, path: Path, problems: _Problems) -> LearnedSchema | None:
     """The schema whose file lies beside the pipeline file. If there is one, it must be in order."""
     if table is None:
         return None
     from etl.learned.file import read_schema
     from etl.learned.step import LearnedSchema
 
-    try:
-        schema = LearnedSchema.model_validate({"file": f"{path.stem}.schema.toml", **table})
-    except ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False):
-            problems.add(*_explain(detail, "schema", LearnedSchema))
+    schema = _build_table({"file": f"{path.stem}.schema.toml", **table}, "schema", LearnedSchema, problems)
+    if schema is None:
         return None
     schema = schema.model_copy(update={"file": path.parent / schema.file})
     if schema.file.exists():
@@ -227,8 +239,8 @@ def _is_count_or_share(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _build_step(table: Any, place: str, kind: str, base: type[S], problems: _Problems) -> S | None:
-    if not isinstance(table, dict):
+def _build_step(table: Table | None, place: str, kind: str, base: type[S], problems: _Problems) -> S | None:
+    if table is None:
         return None
     options = dict(table)
     type_name = options.pop("type", None)
@@ -238,12 +250,12 @@ def _build_step(table: Any, place: str, kind: str, base: type[S], problems: _Pro
     try:
         step_class = load_class(type_name, kind, base)
     except LookupError as error:
-        problems.add(f"{place}.type", str(error.args[0]))
+        problems.add(f"{place}.type", str(error))
         return None
     return _build_table(options, place, step_class, problems)
 
 
-def _build_table(table: Any, place: str, model: type[M], problems: _Problems) -> M | None:
+def _build_table(table: Table, place: str, model: type[M], problems: _Problems) -> M | None:
     try:
         return model.model_validate(table)
     except ValidationError as error:
@@ -252,15 +264,32 @@ def _build_table(table: Any, place: str, model: type[M], problems: _Problems) ->
         return None
 
 
+_IN_TOML = {  # what should be there, in the words of TOML; pydantic's are Python's
+    "string_type": "a text, in quotes",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": 'a list, as in ["a", "b"]',
+    "list_type": 'a list, as in ["a", "b"]',
+    "dict_type": "a table",
+    "model_type": "a table of options",
+    "model_attributes_type": "a table of options",
+}
 _EXAMPLES = {"extractors": "ZipUrlExtractor", "transformers": "LegoCleaner", "loaders": "S3Loader"}
 
 
 def _explain(detail: Mapping[str, Any], place: str, model: type[BaseModel]) -> tuple[str, str]:
     """A pydantic error as (place, what is wrong), in the words of the pipeline file."""
-    location, names = _written(model, tuple(str(part) for part in detail["loc"]))
+    location, names, about = _written(model, tuple(str(part) for part in detail["loc"]))
     where = ".".join((place, *location))
     if detail["type"] == "extra_forbidden":
+        if location[-1] in _PLAIN:
+            return where, "unknown here; write it above the first [table]"
         return where, f"unknown{did_you_mean(location[-1], names)}"
+    if detail["type"] in _IN_TOML:
+        return where, f"should be {_IN_TOML[detail['type']]}"
     if detail["type"] == "union_tag_invalid":
         tags = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
         return f"{where}.type", f"unknown type {detail['ctx']['tag']!r}{did_you_mean(detail['ctx']['tag'], tags)}"
@@ -269,29 +298,32 @@ def _explain(detail: Mapping[str, Any], place: str, model: type[BaseModel]) -> t
     if detail["type"] == "missing":
         return where, f"missing; {model.__name__} needs it"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return where, message[:1].lower() + message[1:]
+    hint = f" ({about})" if about and detail["type"] == "string_pattern_mismatch" else ""
+    return where, message[:1].lower() + message[1:] + hint
 
 
-def _written(model: type[BaseModel], location: tuple[str, ...]) -> tuple[tuple[str, ...], Iterable[str]]:
-    """The location as it is in the pipeline file, and the valid names where it ends.
+def _written(model: type[BaseModel], location: tuple[str, ...]) -> tuple[tuple[str, ...], Iterable[str], str | None]:
+    """The location as it is in the pipeline file, the valid names where it ends, and what is said of the option there.
 
     It may lead through options of options, lists and tables of them, and choices: the ``type`` that makes a choice is
     no part of the place, but pydantic names it.
     """
     inner: Any = model
-    names: Iterable[str] = ()
+    names: Mapping[str, Any] = {}
     written: list[str] = []
+    about = None
     for part in location:
         if chosen := _chosen(inner, part):
             inner = chosen
             continue
         written.append(part)
         names = getattr(inner, "model_fields", {})
-        field = getattr(inner, "model_fields", {}).get(part)
+        field = names.get(part)
+        about = field.description if field else None
         inner = field.annotation if field else next(reversed(get_args(inner)), None)
         choices = [choice for choice in get_args(inner) if choice is not type(None)]
         inner = choices[0] if len(choices) == 1 and type(None) in get_args(inner) else inner  # it may be left out
-    return tuple(written), names
+    return tuple(written), names, about
 
 
 def _chosen(annotation: Any, tag: str) -> Any:

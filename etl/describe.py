@@ -42,27 +42,22 @@ def described(class_name: str | None = None, *, as_json: bool = False) -> str:
 
 
 def _find(class_name: str) -> type[Step]:
-    names = [name for kind in _KINDS for name in available(kind)]
-    for kind, base in _KINDS.items():
-        if ":" in class_name or class_name in available(kind):
-            try:
-                return load_class(class_name, kind, Step if ":" in class_name else base)
-            except LookupError as error:
-                raise ConfigError(str(error.args[0])) from error
-    raise ConfigError(f"there is no step {class_name!r}{did_you_mean(class_name, names)}")
+    kinds = {name: kind for kind in _KINDS for name in available(kind)}
+    if ":" not in class_name and class_name not in kinds:
+        raise ConfigError(f"there is no step {class_name!r}{did_you_mean(class_name, kinds)}")
+    try:
+        return load_class(class_name, kinds.get(class_name, ""), Step)
+    except LookupError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _steps(kind: str) -> Iterator[tuple[str, type[Step] | str]]:
     """Yield the name of each step of a kind with its class, or with what it takes to load it."""
     for name in available(kind):
         try:
-            found = load_class(name, kind, _KINDS[kind])
+            yield name, load_class(name, kind, _KINDS[kind])
         except LookupError as error:
-            if "is not a subclass" not in str(error):
-                yield name, str(error.args[0])
-        else:
-            if not inspect.isabstract(found):
-                yield name, found
+            yield name, str(error)
 
 
 def _summary(found: type[Step] | str) -> str:

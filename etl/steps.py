@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import traceback
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from etl.base import Step
@@ -31,24 +33,40 @@ def available(kind: str) -> dict[str, str]:
 def load_class(type_name: str, kind: str, base: type[S]) -> type[S]:
     """Import the class that a pipeline file names: ``ZipUrlExtractor``, or ``my_module:MyExtractor``.
 
-    Raises LookupError with the nearest valid name, or with the package to install.
+    Raises LookupError with the nearest valid name, the package to install, or what is wrong with the class.
     """
     module_name, colon, class_name = type_name.rpartition(":")
     if not colon:
         modules = available(kind)
         if type_name not in modules:
-            raise LookupError(f"unknown type {type_name!r}{did_you_mean(type_name, modules)}")
+            own = "; a class of your own is written my_module:MyClass" if "." in type_name else ""
+            raise LookupError(f"unknown type {type_name!r}{own or did_you_mean(type_name, modules)}")
         module_name = modules[type_name]
-    try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        if missing == module_name:
-            raise LookupError(f"no module {module_name!r} in the folder where main.py is run") from error
-        raise LookupError(f"{class_name} needs {missing}: pip install {missing}") from error
+    found = getattr(_module(module_name, class_name), class_name, None)
+    if found is None:
+        raise LookupError(f"{module_name} has no class {class_name!r}")
     if not (isinstance(found, type) and issubclass(found, base)):
         raise LookupError(f"{type_name!r} is not a subclass of {base.__name__}")
+    if missing := getattr(found, "__abstractmethods__", None):
+        raise LookupError(f"{type_name!r} is not finished: it lacks {', '.join(sorted(missing))}")
     return found
+
+
+def _module(name: str, class_name: str) -> ModuleType:
+    """The module, imported. Whatever goes wrong with that is a LookupError: it may be a file of one's own."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if f"{name}.".startswith(f"{missing}."):
+            raise LookupError(f"no module {name!r} beside main.py or in the working folder") from error
+        raise LookupError(f"{class_name} needs {missing}: pip install {missing}") from error
+    except Exception as error:
+        file = f"{name.replace('.', '/')}.py"
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        what = str(error).partition("\n")[0]
+        raise LookupError(f"{where}: {type(error).__name__}: {what}") from error
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ type = "LegoCleaner"
 [load]
 type = "S3Loader"
 bucket = "${S3_BUCKET}"
+key = "a.parquet"
+"""
+
+
+GOOD_ENDS = """
+[extract]
+type = "ZipUrlExtractor"
+url = "https://example.com/a.zip"
+[load]
+type = "S3Loader"
+bucket = "my-bucket"
 key = "a.parquet"
 """
 
@@ -121,6 +133,18 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ('[extract]\ntype="no_such_module:A"\n[load]\ntype="S3Loader"', "no module 'no_such_module'"),
         ('[extract]\ntype="json:JSONDecoder"\n[load]\ntype="S3Loader"', "not a subclass of Extractor"),
         ("transform = 1\n[extract]\n[load]", r"write each step as \[\[transform\]\]"),
+        ('transform = ["LegoCleaner"]\n' + GOOD_ENDS, r"write each step as \[\[transform\]\]"),
+        ("schema = true\n" + GOOD_ENDS, r"schema: should be a table, written \[schema\]"),
+        ("guard = false\n" + GOOD_ENDS, r"guard: should be a table, written \[guard\]"),
+        (GOOD_ENDS.replace("[extract]", "[[extract]]"), r"extract: should be a table, written \[extract\]"),
+        (GOOD_ENDS.replace("[load]", "csv = ';'\n[load]"), "extract.csv: should be a table of options"),
+        (GOOD_ENDS.replace("[load]", "batch_rows = 0\n[load]"), "extract.batch_rows: input should be greater than 0"),
+        (GOOD_ENDS + "part_bytes = '8 MB'", "load.part_bytes: should be a whole number"),
+        (GOOD_ENDS + "partition_by = 'year'", r'load.partition_by: should be a list, as in \["a", "b"\]'),
+        (GOOD_ENDS + "max_rejects = 5", r"load.max_rejects: unknown here; write it above the first \[table\]"),
+        (GOOD_ENDS.replace("my-bucket", "s3://my-bucket"), "load.bucket: .* without s3://"),
+        (GOOD_ENDS.replace("ZipUrlExtractor", "my_steps.Mine"), "a class of your own is written my_module:MyClass"),
+        (GOOD_ENDS.replace("ZipUrlExtractor", ":Mine"), "extract.type: "),
     ],
 )
 def test_mistakes_are_explained(tmp_path: Path, text: str, expected: str) -> None:
@@ -128,11 +152,35 @@ def test_mistakes_are_explained(tmp_path: Path, text: str, expected: str) -> Non
         load_pipeline(pipeline_file(tmp_path, text))
 
 
-def test_missing_library_becomes_an_instruction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "needs_more.py").write_text("import no_such_library\n")
+def test_a_variable_that_is_not_set_is_one_mistake(tmp_path: Path) -> None:
+    """What stands in for its value is no address, and nobody needs to be told that."""
+    text = GOOD.replace("https://example.com/${FILE:-a.zip}", "${ONE}/${TWO}")
+    assert [problem.partition(" (in")[0] for problem in problems(tmp_path, text)[:2]] == [
+        "extract.url: the environment variable ONE is not set",
+        "extract.url: the environment variable TWO is not set",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        ("import no_such_library", "Mine needs no_such_library: pip install no_such_library"),
+        ("from etl.base import Extracter", "mine.py, line 1: ImportError: cannot import name 'Extracter'"),
+        ("class Mine(Extractor)", "mine.py: SyntaxError: expected ':' (mine.py, line 1)"),
+        ("\nCODES = {}['a']", "mine.py, line 2: KeyError: 'a'"),
+        ("class Mina: ...", "mine has no class 'Mine'"),
+        ("class Mine: ...", "'mine:Mine' is not a subclass of Extractor"),
+        ("from etl.base import Extractor as Mine", "'mine:Mine' is not finished: it lacks read"),
+    ],
+)
+def test_what_is_wrong_with_a_class_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, problem: str
+) -> None:
+    (tmp_path / "mine.py").write_text(f"{module}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    text = GOOD.replace("ZipUrlExtractor", "needs_more:Mine")
-    assert problems(tmp_path, text) == ["extract.type: Mine needs no_such_library: pip install no_such_library"]
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # or the next one would be taken for this one
+    sys.modules.pop("mine", None)
+    assert problems(tmp_path, GOOD.replace("ZipUrlExtractor", "mine:Mine"))[0].startswith(f"extract.type: {problem}")
 
 
 def test_own_class_is_found_in_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +209,10 @@ def test_set_mistakes_are_reported(tmp_path: Path, override: str) -> None:
     assert problems(tmp_path, GOOD, override)[0].startswith("--set: ")
 
 
-def test_missing_file_suggests_one() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'pipelines/lego.toml'"):
-        load_pipeline(Path("pipelines/legos.toml"))
+@pytest.mark.parametrize("name", ["pipelines/legos.toml", "legos"])
+def test_missing_file_suggests_one(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no pipeline file {name}; did you mean 'lego'\?"):
+        load_pipeline(Path(name))
 
 
 def test_env_file_does_not_override_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +230,20 @@ def test_env_file_that_others_can_read_gets_a_warning(tmp_path: Path) -> None:
     file.write_text("")
     file.chmod(0o644)
     assert "chmod 600" in next(load_env(file))
+
+
+def test_an_env_file_that_is_asked_for_must_be_one(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes("S3_BUCKET=café".encode("latin-1"))
+    for name, message in (("missing", "No such file"), (".", "Is a directory"), ("latin", "is not UTF-8 text")):
+        with pytest.raises(ConfigError, match=message):
+            list(load_env(tmp_path / name))
+    assert list(load_env(Path(os.devnull))) == []
+
+
+def test_the_values_of_env_example_have_no_comments_behind_them() -> None:
+    """Docker and systemd, which read such files too, would take those for a part of the value."""
+    example = (PROJECT / ".env.example").read_text()
+    assert re.findall(r"^#?[A-Z][A-Z0-9_]+=.*#.*$", example, re.MULTILINE) == []
 
 
 def test_env_example_names_every_variable_that_is_read() -> None:

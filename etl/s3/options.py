@@ -35,7 +35,9 @@ StorageClass = Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIE
 class S3Options(FormatOptions):
     """Declared and checked; nothing here talks to S3. What changes no result is excluded from the recipe."""
 
-    bucket: str = Field(description="Name of the bucket. It must exist.", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    bucket: str = Field(
+        description="Name of the bucket, without s3://. It must exist.", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+    )
     key: str | None = Field(
         default=None,
         description='Key of the one object, such as "lego/lego_sets.parquet".',
