@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from etl.errors import ConfigError
+from etl.paths import PROJECT
 
-def load_env(path: Path) -> Iterator[str]:
-    """Put the variables of ``path`` into the environment, where they do not exist yet; yield warnings."""
-    if not path.is_file():
+
+def load_env(path: Path | None = None) -> Iterator[str]:
+    """Put the variables of ``path`` into the environment, where they do not exist yet; yield warnings.
+
+    None: of the file beside main.py, if there is one. Raises ConfigError for one that cannot be read.
+    """
+    file = path or PROJECT / ".env"
+    if path is None and not file.exists():
         return
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text: {error}") from error
     from dotenv import load_dotenv
 
-    load_dotenv(path, override=False)
-    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        yield f"{path} can be read by other users of this machine: chmod 600 {path}"
+    load_dotenv(stream=io.StringIO(text), override=False)
+    if file.is_file() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        yield f"{file} can be read by other users of this machine: chmod 600 {file}"

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
+from etl.errors import ConfigError
 from etl.redact import redact
 
 _LOG_FILE_BYTES = 10 * 1024 * 1024
@@ -41,8 +42,9 @@ def configure_logging(*, quiet: bool = False) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    level = os.environ.get("LOG_LEVEL", "INFO").upper()
-    root.setLevel(level if level in logging.getLevelNamesMapping() else "INFO")
+    level = os.environ.get("LOG_LEVEL") or "INFO"
+    known = level.upper() in logging.getLevelNamesMapping()
+    root.setLevel(level.upper() if known else "INFO")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
@@ -51,11 +53,19 @@ def configure_logging(*, quiet: bool = False) -> None:
     _add(root, terminal, _formatter(terminal=sys.stderr.isatty()))
     log_file = os.environ.get("LOG_FILE")
     if log_file:
-        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-        rotating = logging.handlers.RotatingFileHandler(
-            log_file, maxBytes=_LOG_FILE_BYTES, backupCount=_LOG_FILES_KEPT, encoding="utf-8", delay=True
+        _add(root, _rotating(Path(log_file).expanduser()), _formatter(terminal=False))
+    if not known:
+        logging.getLogger("etl.logs").warning("LOG_LEVEL=%s: should be DEBUG, INFO, WARNING or ERROR", level)
+
+
+def _rotating(file: Path) -> logging.Handler:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return logging.handlers.RotatingFileHandler(
+            file, maxBytes=_LOG_FILE_BYTES, backupCount=_LOG_FILES_KEPT, encoding="utf-8"
         )
-        _add(root, rotating, _formatter(terminal=False))
+    except OSError as error:
+        raise ConfigError(f"LOG_FILE={file} cannot be written: {error.strerror}") from error
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -64,11 +74,6 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
-
-
-def step_logger(step: str) -> logging.LoggerAdapter[logging.Logger]:
-    """A logger that speaks for one step of the pipeline."""
-    return logging.LoggerAdapter(logging.getLogger("etl"), {"step": step})
 
 
 class PlainFormatter(logging.Formatter):

@@ -10,7 +10,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def cache_folder() -> Path:
     """Downloads and locks: ``ETL_CACHE_DIR``, or ``.cache`` in the project (cron may have no HOME). Safe to delete."""
-    return Path(os.environ.get("ETL_CACHE_DIR") or PROJECT / ".cache")
+    return Path(os.environ.get("ETL_CACHE_DIR") or PROJECT / ".cache").expanduser()
 
 
 def put_in_place(new: Path, path: Path) -> None:

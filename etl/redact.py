@@ -11,7 +11,7 @@ _SHORTEST_SECRET = 6
 
 _RULES = (
     # user:password@ in any URL, and the whole query string: signatures and keys travel there
-    (re.compile(r"(?<=://)[^/@\s'\"]+@"), f"{_MASK}@"),
+    (re.compile(r"(?<=://)(?!user:password@)[^/@\s'\"]+@"), f"{_MASK}@"),  # those are the words of our own examples
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?'\"<>]+\?)[^\s'\"<>)]+", re.IGNORECASE), rf"\1{_MASK}"),
     # a path with a query, as urllib3 logs and quotes it
     (re.compile(r"((?:^|[\s'\"(])/[^\s?'\"]*\?)[^\s'\"<>)]+"), rf"\1{_MASK}"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import pytest
 
+from etl.errors import ConfigError
 from etl.logs import JsonFormatter, PlainFormatter, RunContext, TerminalFormatter, configure_logging, context
 from etl.redact import redact
 
@@ -54,6 +54,7 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
         "published 18,457 rows -> s3://bucket/lego/sets.parquet in 1.2 s",
         "is that so? yes",
         "https://example.com/a.zip: 404 Not Found",
+        "should be like postgresql://user:password@host:5432/database",
         "set_id: taken from bricksetURL (row 1: '01-Aug' -> '1-8')",
     ],
 )
@@ -116,16 +117,33 @@ def test_debug_does_not_open_the_mouth_of_the_libraries(
 
 def test_log_file_gets_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "logs" / "etl.log"
-    monkeypatch.setenv("LOG_FILE", str(file))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOG_FILE", "~/logs/etl.log")
     monkeypatch.setenv("LOG_FORMAT", "json")
     configure_logging(quiet=True)
     logging.getLogger("etl.test").info("hello")
     assert json.loads(file.read_text())["message"] == "hello"
 
 
+def test_a_log_file_that_cannot_be_written_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file, why in ((tmp_path, "Is a directory"), (Path(__file__) / "etl.log", "File exists")):
+        monkeypatch.setenv("LOG_FILE", str(file))
+        with pytest.raises(ConfigError, match=f"LOG_FILE={file} cannot be written: {why}"):
+            configure_logging()
+
+
+def test_an_unknown_level_is_worth_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "verbose")
+    configure_logging()
+    assert "LOG_LEVEL=verbose: should be DEBUG, INFO, WARNING or ERROR" in capsys.readouterr().err
+
+
 def test_quiet_keeps_information_off_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(quiet=True)
     logging.getLogger("etl.test").info("hello")
     logging.getLogger("etl.test").warning("careful")
-    assert "hello" not in capsys.readouterr().err
-    assert sys.stderr is not None
+    shown = capsys.readouterr().err
+    assert "careful" in shown
+    assert "hello" not in shown
