@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl import collector
-from etl.errors import AccessError, ConfigError, EtlError
+from etl.env import load_env
+from etl.errors import AccessError, ConfigError, EtlError, translated
 from etl.ledger import Account, Reject, account_names
 from etl.logs import configure_logging, context
-from etl.paths import PROJECT
 from etl.report import RunReport
 from etl.run import Published, Receipt, Run, new_run_id
 from etl.signals import held_signals, stopped_by_signals
@@ -64,9 +64,7 @@ class Pipeline:
         """Build what a pipeline file describes. Raises ConfigError with every mistake in it."""
         from etl.config import load_pipeline
 
-        config = load_pipeline(Path(path), overrides)
-        steps = (config.extractor, config.transformers, config.loader)
-        return cls(config.name, *steps, config.max_rejects, config.posture, config.guard, config.schema)
+        return cls(**vars(load_pipeline(Path(path), overrides)))
 
     def run(
         self, *, force: bool = False, dry_run: bool = False, accept: bool = False, replays: str | None = None
@@ -84,7 +82,7 @@ class Pipeline:
         started = time.perf_counter()
         with self.loader.connected():
             try:
-                with locked(self.name):
+                with translated(), locked(self.name):
                     self._continued(force)._run(report, force=force, dry_run=dry_run, accept=accept)
             except EtlError as error:
                 report.fail(error)
@@ -95,13 +93,20 @@ class Pipeline:
         return report
 
     def check(self) -> Iterator[tuple[str, str, int]]:
-        """Try source and destination without moving data; yields (what, news, exit code)."""
+        """Try source, destination and the files of the steps without moving data; yields (what, news, exit code)."""
+        from etl.recipe import ingredients_of
+
         for what, step in (("source", self.extractor), ("destination", self.loader)):
             try:
                 with step.blamed():
                     yield what, step.check(), 0
             except EtlError as error:
                 yield what, str(error), error.exit_code
+        for transformer in self.transformers:
+            try:
+                ingredients_of(transformer)
+            except EtlError as error:
+                yield "step", str(error), error.exit_code
 
     def _continued(self, force: bool) -> Pipeline:
         """This pipeline from where what is published ends, if its file says ``[extract.incremental]``."""
@@ -302,19 +307,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     sys.path.append(str(Path.cwd()))  # so that a pipeline can name a class in a file beside it
     try:
-        warnings = _load_env(options.env_file)
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would busily wait for linear algebra that never comes
-        configure_logging(quiet=getattr(options, "json", False))
-        for warning in warnings:
-            log.warning(warning)
+        with translated():
+            return _done(options)
+    except EtlError as error:
+        log.error("%s", error)
+        log.debug("Where it failed:", exc_info=error)
+        return error.exit_code
+
+
+def _done(options: argparse.Namespace) -> int:
+    """Do what the command line says, in the environment that ``.env`` adds to; returns the exit code."""
+    warnings = list(load_env(options.env_file))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would busily wait for linear algebra that never comes
+    configure_logging(quiet=getattr(options, "json", False))
+    for warning in warnings:
+        log.warning(warning)
+    try:
         with stopped_by_signals():
-            return int(options.action(options))
+            exit_code = int(options.action(options))
+            sys.stdout.flush()
+            return exit_code
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except EtlError as error:
-        log.error("%s", error)
-        return error.exit_code
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -425,17 +440,9 @@ def demo_command(_options: argparse.Namespace) -> int:
     return run_demo(Pipeline.from_file)
 
 
-def _load_env(path: Path) -> list[str]:
-    from etl.env import load_env
-
-    return list(load_env(path))
-
-
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--env-file", type=Path, default=PROJECT / ".env", metavar="FILE", help="default: .env beside main.py"
-    )
+    shared.add_argument("--env-file", type=Path, metavar="FILE", help="default: .env beside main.py")
     piped = argparse.ArgumentParser(add_help=False, parents=[shared])
     _add_pipeline(piped)
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from etl.errors import ConfigError, EtlError, StorageError
+from pydantic import Field
+
+from etl.errors import ConfigError, EtlError, translated
 from etl.figures import Figures
 from etl.ledger import Account
 from etl.options import Options
@@ -44,22 +46,9 @@ class Step(Options, ABC):
         for key, value in super().__repr_args__():
             yield key, redact(value) if isinstance(value, str) else value
 
-    @contextmanager
-    def blamed(self) -> Iterator[None]:
+    def blamed(self) -> AbstractContextManager[None]:
         """Name this step in whatever error leaves the block."""
-        try:
-            yield
-        except EtlError as error:
-            error.step = error.step or self.name
-            raise
-        except MemoryError as error:
-            raise StorageError("out of memory; try a smaller batch_rows", step=self.name) from error
-        except OSError as error:
-            raise StorageError(
-                f"{error.strerror or error}: {error.filename or 'local disk'}", step=self.name
-            ) from error
-        except Exception as error:
-            raise EtlError(f"{type(error).__name__}: {error}", step=self.name) from error
+        return translated(self.name)
 
 
 class Extractor(Step):
@@ -76,7 +65,7 @@ class Extractor(Step):
     MUST NOT    override ``extract``.
     """
 
-    batch_rows: int = 65_536
+    batch_rows: int = Field(default=65_536, gt=0, description="Most rows in a batch. The result is the same.")
 
     @abstractmethod
     def read(self, account: Account) -> Iterator[DataFrame]: ...

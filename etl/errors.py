@@ -15,6 +15,8 @@ The codes are those of BSD's sysexits.h, which schedulers and mail wrappers know
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class EtlError(Exception):
@@ -79,5 +81,22 @@ class Stopped(EtlError):
     """The run was stopped by a signal."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; nothing was published")
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def translated(step: str | None = None) -> Iterator[None]:
+    """Let no other error than an EtlError leave the block, and none without the name of the step, if there is one."""
+    try:
+        yield
+    except EtlError as error:
+        error.step = error.step or step
+        raise
+    except MemoryError as error:
+        raise StorageError("out of memory; try a smaller batch_rows", step=step) from error
+    except OSError as error:
+        what = error.strerror or str(error) or type(error).__name__
+        raise StorageError(f"{what}: {error.filename}" if error.filename else what, step=step) from error
+    except Exception as error:
+        raise EtlError(f"{type(error).__name__}: {error} (LOG_LEVEL=DEBUG shows where)", step=step) from error

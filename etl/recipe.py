@@ -17,26 +17,42 @@ _LIBRARIES = ("pandas", "pyarrow", "zlib-ng")  # they make the bytes
 
 
 def recipe_of(source: Source, steps: Sequence[Step]) -> str | None:
-    """A hash that changes when the result might. None if the source cannot tell whether it changed."""
-    if source.fingerprint is None:
+    """A hash that changes when the result might. None if the source, or the code, cannot tell whether it changed."""
+    if source.fingerprint is None or (code := _code_hash(steps)) is None:
         return None
     ingredients = {
         "source": source.fingerprint,
         "steps": [[step.name, step.model_dump(mode="json")] for step in steps],
-        "ingredients": [step.ingredients() for step in steps if isinstance(step, Transformer)],
-        "code": _code_hash(steps),
+        "ingredients": [ingredients_of(step) for step in steps if isinstance(step, Transformer)],
+        "code": code,
         "libraries": [version(name) for name in _LIBRARIES],
         "python": sys.version_info[:2],
     }
     return _sha256(json.dumps(ingredients, sort_keys=True).encode())
 
 
-def _code_hash(steps: Iterable[Step]) -> str:
-    """Over every file of this package, and the file of each step that lives elsewhere."""
+def ingredients_of(step: Transformer) -> tuple[str, ...]:
+    """What the result of a step depends on besides its options. Raises EtlError, of the step, if a file is missing."""
+    with step.blamed():
+        return step.ingredients()
+
+
+def _code_hash(steps: Iterable[Step]) -> str | None:
+    """Over every file of this package, and those beside a step that lives elsewhere, which may import them.
+
+    None if a step is in no file, as one that was typed into a notebook.
+    """
     package = Path(__file__).parent
     files = {package.parent / "main.py", *package.rglob("*.py")}
-    files.update(Path(inspect.getfile(type(step))) for step in steps)
-    return _sha256(b"".join(_sha256(file.read_bytes()).encode() for file in sorted(files) if file.exists()))
+    for step in steps:
+        try:
+            file = Path(inspect.getfile(type(step)))
+        except (OSError, TypeError):
+            return None
+        if not file.exists():
+            return None
+        files.update(file.parent.glob("*.py"))
+    return _sha256(b"".join(_sha256(file.read_bytes()).encode() for file in sorted(files)))
 
 
 def _sha256(data: bytes) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from etl.errors import EtlError
+from etl.errors import EtlError, Stopped
 from etl.ledger import Account, Repair, quoted
 from etl.redact import redact
 from etl.run import Published, Source
@@ -35,10 +35,11 @@ class RunReport:
 
     def fail(self, error: EtlError) -> None:
         self.status = "failed"
+        outcome = "; nothing was published" if isinstance(error, Stopped) and not self.published else ""
         self.error = {
             "type": type(error).__name__,
             "step": error.step,
-            "message": redact(str(error)),
+            "message": redact(f"{error}{outcome}"),
             "exit_code": error.exit_code,
         }
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,9 +225,35 @@ def test_a_second_run_on_this_machine_waits_for_another_day(lego: Pipeline, buck
 
 def test_without_a_place_for_its_lock_a_run_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("ETL_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ETL_CACHE_DIR", "~/file")
     with pytest.raises(StorageError, match=f"{tmp_path}/file.*; set ETL_CACHE_DIR"), locked("lego"):
         pass
+
+
+def test_without_a_temporary_folder_a_run_fails_like_any_other(
+    lego: Pipeline, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    report = lego.run()
+    assert (report.exit_code, report.status) == (StorageError.exit_code, "failed")
+    assert f"No such file or directory: {tmp_path}/gone" in report.summary()
+    assert bucket.open_uploads() == []
+
+
+def test_a_bug_outside_of_a_step_has_an_exit_code_too(
+    lego: Pipeline, bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Careless(Transformer):
+        def describes(self) -> dict[str, dict[str, str]]:
+            raise KeyError("nothing")
+
+        def apply(self, batch: DataFrame, account: Account) -> DataFrame:
+            return batch
+
+    report = Pipeline("careless", lego.extractor, (Careless(),), lego.loader).run()
+    assert report.exit_code == 70
+    assert "KeyError: 'nothing' (LOG_LEVEL=DEBUG shows where)" in report.summary()
 
 
 def test_a_cleaner_that_loses_rows_publishes_nothing(lego: Pipeline, bucket: Bucket) -> None:
@@ -303,6 +330,7 @@ def test_a_stop_waits_for_the_answer_that_tells_what_to_clean_up() -> None:
     with pytest.raises(Stopped) as stopped:
         work()
     assert (reached, stopped.value.exit_code) == (["end of the block"], 143)
+    assert str(stopped.value) == "stopped by SIGTERM"  # whether anything was published, the report knows
 
 
 def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -362,6 +390,17 @@ finally:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, str(PROJECT / "main.py"), "schema", "LegoCleaner", "--env-file", os.devnull]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 def test_json_is_all_there_is_on_stdout(lego: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--env-file", os.devnull, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -384,6 +423,28 @@ def test_check_says_what_does_not(lego: Pipeline, web: WebServer, capsys: pytest
     assert "FAIL  source" in shown
     assert "FAIL  destination" in shown
     assert "the bucket does not exist" in shown
+
+
+def test_check_looks_for_the_files_of_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "orders.csv").write_text("id,country\n1,DE\n")
+    file = tmp_path / "orders.toml"
+    file.write_text(f"""
+        [extract]
+        type = "FilesExtractor"
+        path = "{tmp_path}/orders.csv"
+        [[transform]]
+        type = "Lookup"
+        file = "{tmp_path}/countries.csv"
+        on = {{ country = "code" }}
+        take = ["name"]
+        [load]
+        type = "LocalLoader"
+        path = "{tmp_path}/out.csv"
+    """)
+    assert main(["check", str(file), "--env-file", os.devnull]) == 78
+    assert "FAIL  step         Lookup: there is no file" in capsys.readouterr().out
+    (tmp_path / "countries.csv").write_text("code,name\nDE,Germany\n")
+    assert main(["check", str(file), "--env-file", os.devnull]) == 0
 
 
 def test_no_bucket_tells_what_to_do() -> None:
@@ -453,7 +514,7 @@ def test_versions_and_rollback(lego: Pipeline, bucket: Bucket, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("command", ["bucket", "iam"])
-def test_bucket_commands_need_a_bucket(command: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bucket_commands_need_a_bucket(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "local.toml"
     file.write_text(f"""
         [extract]
@@ -464,12 +525,15 @@ def test_bucket_commands_need_a_bucket(command: str, tmp_path: Path, caplog: pyt
         path = "{tmp_path}/a.csv"
     """)
     assert main([command, str(file), "--env-file", os.devnull]) == 78
+    assert "publishes with LocalLoader, which has no bucket" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
+    proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # which leads nowhere
+    command = [sys.executable, str(PROJECT / "main.py"), "demo"]
     done = subprocess.run(
-        [sys.executable, str(PROJECT / "main.py"), "demo"], cwd=tmp_path, capture_output=True, text=True, check=True
+        command, cwd=tmp_path, env={**os.environ, **proxy}, capture_output=True, text=True, check=True
     )
     assert SUMMARY in done.stdout
     assert "unchanged" in done.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from etl.guard import Guard
 from etl.ledger import Account
 from etl.loaders.local import LocalLoader
 from etl.loaders.s3 import S3Loader
+from etl.recipe import recipe_of
 from etl.report import RunReport
 from etl.run import Source
 from etl.s3.client import shared_clients
 from main import Pipeline
-from tests.conftest import Bucket
+from tests.conftest import PROJECT, Bucket
 from tests.s3_front import Call, Front
 
 KEY = "a/table.parquet"
@@ -139,6 +142,47 @@ def test_dry_runs_and_force(loader: Loader) -> None:
     assert run(loader, rows=30, option=2, dry_run=True).status == "dry-run"
     assert run(loader, rows=30, option=2, force=True).status == "published"
     assert is_free(run(loader, rows=30, option=2))
+
+
+# -- what cannot tell whether it changed ----------------------------------------------------------------------------
+
+_OWN_STEP = """
+from pandas import DataFrame
+from etl.base import Transformer
+from etl.loaders.local import LocalLoader
+from main import Pipeline
+from tests.test_repeats import Rows
+
+class Mine(Transformer):
+    def apply(self, batch, account):
+        return batch
+
+for _ in range(2):
+    report = Pipeline("own", Rows(count=3), [Mine()], LocalLoader(path="{folder}/table.parquet")).run()
+    print(report.error, report.steps != [])
+"""
+
+
+@pytest.mark.parametrize("given_by", ["-c", "-"])
+def test_a_step_that_is_in_no_file_is_run_each_time(tmp_path: Path, given_by: str) -> None:
+    """As in a notebook."""
+    code = _OWN_STEP.format(folder=tmp_path)
+    command = [sys.executable, given_by, code]
+    done = subprocess.run(command, input=code, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["None True", "None True"]
+
+
+def test_what_a_step_of_ones_own_imports_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rules.py").write_text("LIMIT = 1")
+    (tmp_path / "my_rows.py").write_text("import my_rules\nfrom tests.test_repeats import Rows\nclass Mine(Rows): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    from my_rows import Mine  # type: ignore[import-not-found]
+
+    source = Source("rows:", "the same")
+    recipe = recipe_of(source, [Mine(count=3)])
+    assert recipe == recipe_of(source, [Mine(count=3)])
+    (tmp_path / "my_rules.py").write_text("LIMIT = 2")
+    assert recipe != recipe_of(source, [Mine(count=3)])
 
 
 # -- S3 -------------------------------------------------------------------------------------------------------------
