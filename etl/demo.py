@@ -30,6 +30,7 @@ def run_demo(load: Callable[[Path], Pipeline]) -> int:
     """Run the pipeline twice on the bundled sample and show what happened; gives back the exit code."""
     output = Path.cwd() / OUTPUT
     shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(exist_ok=True)
     with _web_server() as web_url, _s3_server() as s3_url, _environment(web_url, s3_url, output):
         pipeline = load(PROJECT / "pipelines" / "lego.toml")
         first = pipeline.run()
@@ -95,6 +96,8 @@ def _environment(web_url: str, s3_url: str, output: Path) -> Iterator[None]:
         AWS_CONFIG_FILE=os.devnull,
         AWS_SHARED_CREDENTIALS_FILE=os.devnull,
         ETL_CACHE_DIR=str(output / ".cache"),
+        NO_PROXY="127.0.0.1",
+        no_proxy="127.0.0.1",
     )
     try:
         _client().create_bucket(Bucket=BUCKET)
