@@ -45,8 +45,8 @@ class Target:
         return value >= self.limit if self.at_least else value <= self.limit
 
 
-def _wall(case: str, peer: str, ours: str = OURS, peer_case: str | None = None) -> Callable[..., float]:
-    return lambda costs, _rows: costs[case][ours].wall_s / costs[peer_case or case][peer].wall_s
+def _wall(case: str, peer: str, ours: str = OURS) -> Callable[..., float]:
+    return lambda costs, _rows: costs[case][ours].wall_s / costs[case][peer].wall_s
 
 
 def _speed(costs: Costs, rows: dict[str, int], size: str) -> float:

@@ -25,16 +25,16 @@ class _End:
 
 
 class _Stage(Generic[T]):
-    """Pulls ``source`` in a thread of its own, at most ``ahead`` items ahead of whoever iterates over it.
+    """Pulls ``source`` in a thread of its own, at most ``AHEAD`` items ahead of whoever iterates over it.
 
     The thread waits for room before it makes an item, not after: else there would always be one item more in memory.
     """
 
-    def __init__(self, source: Iterable[T], name: str, waiting: Account, ahead: int) -> None:
+    def __init__(self, source: Iterable[T], name: str, waiting: Account) -> None:
         self._source = source
         self._waiting = waiting
         self._made: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-        self._room = threading.Semaphore(ahead)
+        self._room = threading.Semaphore(AHEAD)
         self._stopped = False
         self._thread = threading.Thread(target=self._produce, name=name, daemon=True)
         self._thread.start()
@@ -82,13 +82,13 @@ class _Stage(Generic[T]):
 
 
 @contextmanager
-def in_background(source: Iterable[T], name: str, waiting: Account, ahead: int = AHEAD) -> Iterator[Iterator[T]]:
-    """Iterate over ``source`` in a thread, ``ahead`` items ahead. Errors come out where the items would.
+def in_background(source: Iterable[T], name: str, waiting: Account) -> Iterator[Iterator[T]]:
+    """Iterate over ``source`` in a thread, ``AHEAD`` items ahead. Errors come out where the items would.
 
     The time that the consumer spends waiting for items is added to ``waiting.waited``. On leaving, the
     thread is stopped at its next item.
     """
-    stage = _Stage(source, name, waiting, ahead)
+    stage = _Stage(source, name, waiting)
     try:
         yield iter(stage)
     finally:
