@@ -156,6 +156,8 @@ class Transformer(Step):
             if account.state is None:
                 account.state = self.start()
             result = self.apply(batch, account)
+            if result is None:
+                raise EtlError("apply returned nothing; it should return the batch")
             if len(result) and _is_unnumbered(result) and not _is_unnumbered(batch):
                 raise EtlError("gave its rows new numbers, and nobody could find a rejected one again: keep the index")
             return account.settle(len(batch), result)

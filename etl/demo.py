@@ -13,7 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import EtlError
+from etl.errors import ConfigError
 from etl.paths import PROJECT
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _s3_server() -> Iterator[str]:
     try:
         from moto.server import ThreadedMotoServer
     except ImportError as error:
-        raise EtlError("the demo needs moto: pip install 'moto[s3]' flask flask-cors") from error
+        raise ConfigError("the demo needs moto: pip install 'moto[s3]' flask flask-cors") from error
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

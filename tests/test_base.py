@@ -88,6 +88,11 @@ def test_lost_rows_fail_the_run() -> None:
         Change(change=lambda batch, _account: batch.head(1)).transform(FRAME)
 
 
+def test_a_step_that_forgets_to_return_its_batch_is_told_so() -> None:
+    with pytest.raises(EtlError, match="Change: apply returned nothing; it should return the batch"):
+        Change(change=lambda _batch, _account: None).transform(FRAME)  # type: ignore[arg-type,return-value]
+
+
 def test_rows_from_nowhere_fail_the_run() -> None:
     with pytest.raises(EtlError, match="returned 4 rows more"):
         Change(change=lambda batch, _account: pd.concat([batch, batch])).transform(FRAME)
