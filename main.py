@@ -93,20 +93,27 @@ class Pipeline:
         return report
 
     def check(self) -> Iterator[tuple[str, str, int]]:
-        """Try source, destination and the files of the steps without moving data; yields (what, news, exit code)."""
-        from etl.recipe import ingredients_of
+        """Try all that a run needs without moving data; yields (what, news, exit code)."""
+        from etl.lock import check_lock
 
-        for what, step in (("source", self.extractor), ("destination", self.loader)):
+        attempts = (
+            ("source", self.extractor.name, self.extractor.check),
+            ("steps", None, self._check_steps),
+            ("destination", self.loader.name, self.loader.check),
+            ("lock", None, lambda: check_lock(self.name)),
+        )
+        for what, step, attempt in attempts:
             try:
-                with step.blamed():
-                    yield what, step.check(), 0
+                with translated(step):
+                    yield what, attempt(), 0
             except EtlError as error:
                 yield what, str(error), error.exit_code
-        for transformer in self.transformers:
-            try:
-                ingredients_of(transformer)
-            except EtlError as error:
-                yield "step", str(error), error.exit_code
+
+    def _check_steps(self) -> str:
+        for step in self.transformers:
+            with step.blamed():
+                step.ingredients()
+        return "have all that they need"
 
     def _continued(self, force: bool) -> Pipeline:
         """This pipeline from where what is published ends, if its file says ``[extract.incremental]``."""
@@ -462,7 +469,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the run report as JSON on stdout, and nothing else")
     run.set_defaults(action=run_command)
 
-    check = commands.add_parser("check", parents=[piped], help="try configuration, source and bucket; moves no data")
+    check = commands.add_parser("check", parents=[piped], help="try all that a run needs; moves no data")
     check.set_defaults(action=check_command)
 
     rejects = commands.add_parser("rejects", parents=[shared], help="show the rejected rows of a run, by rule")

@@ -23,7 +23,7 @@ def recipe_of(source: Source, steps: Sequence[Step]) -> str | None:
     ingredients = {
         "source": source.fingerprint,
         "steps": [[step.name, step.model_dump(mode="json")] for step in steps],
-        "ingredients": [ingredients_of(step) for step in steps if isinstance(step, Transformer)],
+        "ingredients": [_ingredients(step) for step in steps if isinstance(step, Transformer)],
         "code": code,
         "libraries": [version(name) for name in _LIBRARIES],
         "python": sys.version_info[:2],
@@ -31,8 +31,7 @@ def recipe_of(source: Source, steps: Sequence[Step]) -> str | None:
     return _sha256(json.dumps(ingredients, sort_keys=True).encode())
 
 
-def ingredients_of(step: Transformer) -> tuple[str, ...]:
-    """What the result of a step depends on besides its options. Raises EtlError, of the step, if a file is missing."""
+def _ingredients(step: Transformer) -> tuple[str, ...]:
     with step.blamed():
         return step.ingredients()
 

@@ -425,6 +425,14 @@ def test_check_says_what_does_not(lego: Pipeline, web: WebServer, capsys: pytest
     assert "the bucket does not exist" in shown
 
 
+def test_check_looks_for_a_place_for_the_lock(
+    lego: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ETL_CACHE_DIR", __file__)
+    assert main(["check", "--env-file", os.devnull]) == StorageError.exit_code
+    assert "set ETL_CACHE_DIR to a folder" in capsys.readouterr().out
+
+
 def test_check_looks_for_the_files_of_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "orders.csv").write_text("id,country\n1,DE\n")
     file = tmp_path / "orders.toml"
@@ -442,7 +450,7 @@ def test_check_looks_for_the_files_of_the_steps(tmp_path: Path, capsys: pytest.C
         path = "{tmp_path}/out.csv"
     """)
     assert main(["check", str(file), "--env-file", os.devnull]) == 78
-    assert "FAIL  step         Lookup: there is no file" in capsys.readouterr().out
+    assert "FAIL  steps        Lookup: there is no file" in capsys.readouterr().out
     (tmp_path / "countries.csv").write_text("code,name\nDE,Germany\n")
     assert main(["check", str(file), "--env-file", os.devnull]) == 0
 
