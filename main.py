@@ -199,7 +199,9 @@ class Pipeline:
             return self.loader.load(_watched(transformed, advance), run, loading)
 
     def _extracted(self, account: Account) -> Iterator[tuple[DataFrame, list[Reject]]]:
-        for split in self.extractor.splits():
+        with self.extractor.blamed():
+            splits = self.extractor.splits()
+        for split in splits:
             for batch in split.extract(account):
                 yield batch, account.take_rejects()
 

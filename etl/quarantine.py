@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from decimal import Decimal
 from io import BytesIO
@@ -12,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import DataError
+from etl.drafts import disk_errors
+from etl.errors import DataError, translated
 from etl.ledger import Reject, source_rows
 from etl.privacy import Veil
 from etl.run import Run
@@ -46,9 +48,11 @@ class Quarantine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk was told when rows were written
+            self._file.close()
         self._folder.cleanup()
 
+    @translated("Quarantine")
     def add(self, rejects: Collection[Reject], batch: DataFrame, result: DataFrame) -> None:
         """Write down the rejects of a batch. ``batch``: as extracted; ``result``: what the last transformer made of it.
 
@@ -69,11 +73,14 @@ class Quarantine:
                 entry["hidden"] = hidden
             if reject.row in good:
                 entry["in_part"] = True
-            self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+            with disk_errors(self.path):
+                self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
 
+    @translated("Quarantine")
     def close(self) -> Path:
         """All rejects are in; the file that holds them."""
-        self._file.close()
+        with disk_errors(self.path):
+            self._file.close()
         return self.path
 
     def check(self, rows_rejected: int, rows_read: int) -> None:

@@ -231,6 +231,16 @@ def test_without_a_place_for_its_lock_a_run_says_what_to_do(tmp_path: Path, monk
         pass
 
 
+def test_an_extractor_that_cannot_be_split_is_blamed_itself(bucket: Bucket) -> None:
+    class Unsplittable(Endless):
+        def splits(self) -> list[Extractor]:
+            raise SourceError("the catalogue is down")
+
+    report = Pipeline("split", Unsplittable(), [], S3Loader(bucket=bucket.name, key="a/split.parquet")).run()
+    assert "Unsplittable: the catalogue is down" in report.summary()
+    assert [key for key in bucket.objects() if "_runs/" in key] == [f"a/_runs/{report.run_id}.json"]
+
+
 def test_without_a_temporary_folder_a_run_fails_like_any_other(
     lego: Pipeline, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,11 +18,11 @@ from pydantic import SecretStr
 
 import etl
 from etl.base import Transformer
-from etl.errors import ConfigError, DataError
+from etl.errors import ConfigError, DataError, StorageError
 from etl.extractors.files import FilesExtractor
 from etl.files.csv_options import CsvOptions
 from etl.history import Replays
-from etl.ledger import Account
+from etl.ledger import Account, Reject
 from etl.loaders.local import LocalLoader
 from etl.loaders.s3 import S3Loader
 from etl.privacy import Veil
@@ -504,6 +504,17 @@ def test_as_many_may_be_rejected_as_the_limit_says(limit: int | str, rejected: i
     quarantine.check(rejected, rows)
     with pytest.raises(DataError, match=f"{rejected + 1} of {rows:,} rows were rejected"):
         quarantine.check(rejected + 1, rows)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_under_the_rejects_is_not_the_fault_of_a_step() -> None:
+    quarantine = Quarantine(Run("id", "test", Source("test:")), "1%", Veil([Account("Step")], []))
+    batch = DataFrame({"a": ["x"]}, index=[1])
+    with quarantine:
+        quarantine._file = Path("/dev/full").open("w")  # noqa: SIM115  (it is the quarantine that closes it)
+        quarantine.add([Reject(1, "Step", "a", "x", "bad")], batch, batch)
+        with pytest.raises(StorageError, match=r"^Quarantine: .*rejects\.jsonl: no space is left on the disk"):
+            quarantine.close()
 
 
 class TestHiding:
