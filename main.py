@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from etl import collector
 from etl.env import load_env
-from etl.errors import AccessError, ConfigError, EtlError, translated
+from etl.errors import AccessError, ConfigError, DataError, EtlError, translated
 from etl.ledger import Account, Reject, account_names
 from etl.logs import configure_logging, context
 from etl.report import RunReport
@@ -152,7 +152,7 @@ class Pipeline:
         from etl.privacy import Veil
         from etl.quarantine import Quarantine
 
-        names = account_names(step.name for step in (*self.transformers, self.loader))
+        _, *names = account_names(step.name for step in steps)
         report.steps = [extracting, *map(Account, names)]
         veil = Veil(report.steps[:-1], self.transformers)
         guard = self.guard or Guard()
@@ -260,7 +260,8 @@ class Pipeline:
             self._keep("The note that spares the next run this work", *note(run.recipe, published.identity))
 
     def _keep_report(self, report: RunReport) -> None:
-        if report.error and report.error["step"] == self.loader.name:
+        at_fault = report.error and report.error["step"] == self.loader.name
+        if at_fault and report.exit_code not in (DataError.exit_code, EtlError.exit_code):
             return  # where the data could not go, the report cannot either
         self._keep("The run report", f"_runs/{report.run_id}.json", report.to_json())
 

@@ -241,6 +241,17 @@ def test_an_extractor_that_cannot_be_split_is_blamed_itself(bucket: Bucket) -> N
     assert [key for key in bucket.objects() if "_runs/" in key] == [f"a/_runs/{report.run_id}.json"]
 
 
+def test_rows_that_the_loader_refuses_leave_a_report(bucket: Bucket) -> None:
+    class Changing(Extractor):
+        def read(self, account: Account) -> Iterator[DataFrame]:
+            yield DataFrame({"number": [1]})
+            yield DataFrame({"number": ["two"]})
+
+    report = Pipeline("changing", Changing(), [], S3Loader(bucket=bucket.name, key="a/changing.parquet")).run()
+    assert (report.exit_code, report.error and report.error["step"]) == (DataError.exit_code, "S3Loader")
+    assert bucket.objects() == [f"a/_runs/{report.run_id}.json"]
+
+
 def test_without_a_temporary_folder_a_run_fails_like_any_other(
     lego: Pipeline, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
