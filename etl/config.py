@@ -1,4 +1,4 @@
-"""Reads ``.env`` and ``pipelines/NAME.toml`` and builds the steps; every mistake is reported at once."""
+"""Reads ``pipelines/NAME.toml`` and builds the steps; every mistake is reported at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +16,7 @@ from etl.base import Extractor, Loader, Step, Transformer
 from etl.errors import ConfigError
 from etl.guard import Guard
 from etl.incremental.options import NEEDS_APPEND, incremental_of
+from etl.mistakes import PLAIN, explained
 from etl.paths import PROJECT
 from etl.steps import did_you_mean, load_class
 
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from etl.bucket.posture import BucketPosture
     from etl.learned.step import LearnedSchema
 
-_PLAIN = ("name", "max_rejects")
 _TABLES = ("extract", "schema", "load", "bucket", "guard")
-_TOP_LEVEL = (*_PLAIN, *_TABLES, "transform")
+_TOP_LEVEL = (*PLAIN, *_TABLES, "transform")
 _REQUIRED = ("extract", "load")
+_EXAMPLES = {"extractors": "ZipUrlExtractor", "transformers": "LegoCleaner", "loaders": "S3Loader"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _NO_ENV_FILE = (
     "There is no .env beside main.py yet: copy .env.example to .env and edit it, or try `python main.py demo`, which "
@@ -40,12 +41,7 @@ Table = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """A pipeline file, checked, with its steps built.
-
-    ``max_rejects``: a count, or a share such as "1%". ``posture``: what the bucket should be, if the file says so.
-    ``guard``: how much what is published may differ from the last time.
-    ``schema``: the first of the transformers, if the file has a [schema].
-    """
+    """A pipeline file, checked, with its steps built. The fields are those of ``main.Pipeline``."""
 
     name: str
     extractor: Extractor
@@ -101,7 +97,7 @@ class _Problems(list[str]):
     def raise_any(self) -> None:
         if not self:
             return
-        hint = [_NO_ENV_FILE] if not (PROJECT / ".env").exists() and any("is not set" in p for p in self) else []
+        hint = [_NO_ENV_FILE] if not (PROJECT / ".env").exists() and self.unset else []
         count = "1 mistake" if len(self) == 1 else f"{len(self)} mistakes"
         raise ConfigError(f"{self.path} has {count}:", *(f"  {problem}" for problem in self), *hint)
 
@@ -260,77 +256,5 @@ def _build_table(table: Table, place: str, model: type[M], problems: _Problems) 
         return model.model_validate(table)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
-            problems.add(*_explain(detail, place, model))
+            problems.add(*explained(detail, place, model))
         return None
-
-
-_IN_TOML = {  # what should be there, in the words of TOML; pydantic's are Python's
-    "string_type": "a text, in quotes",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "tuple_type": 'a list, as in ["a", "b"]',
-    "list_type": 'a list, as in ["a", "b"]',
-    "dict_type": "a table",
-    "model_type": "a table of options",
-    "model_attributes_type": "a table of options",
-}
-_EXAMPLES = {"extractors": "ZipUrlExtractor", "transformers": "LegoCleaner", "loaders": "S3Loader"}
-
-
-def _explain(detail: Mapping[str, Any], place: str, model: type[BaseModel]) -> tuple[str, str]:
-    """A pydantic error as (place, what is wrong), in the words of the pipeline file."""
-    location, names, about = _written(model, tuple(str(part) for part in detail["loc"]))
-    where = ".".join((place, *location))
-    if detail["type"] == "extra_forbidden":
-        if location[-1] in _PLAIN:
-            return where, "unknown here; write it above the first [table]"
-        return where, f"unknown{did_you_mean(location[-1], names)}"
-    if detail["type"] in _IN_TOML:
-        return where, f"should be {_IN_TOML[detail['type']]}"
-    if detail["type"] == "union_tag_invalid":
-        tags = detail["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f"{where}.type", f"unknown type {detail['ctx']['tag']!r}{did_you_mean(detail['ctx']['tag'], tags)}"
-    if detail["type"] == "union_tag_not_found":
-        return f"{where}.type", "missing; it says which kind is meant"
-    if detail["type"] == "missing":
-        return where, f"missing; {model.__name__} needs it"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    hint = f" ({about})" if about and detail["type"] == "string_pattern_mismatch" else ""
-    return where, message[:1].lower() + message[1:] + hint
-
-
-def _written(model: type[BaseModel], location: tuple[str, ...]) -> tuple[tuple[str, ...], Iterable[str], str | None]:
-    """The location as it is in the pipeline file, the valid names where it ends, and what is said of the option there.
-
-    It may lead through options of options, lists and tables of them, and choices: the ``type`` that makes a choice is
-    no part of the place, but pydantic names it.
-    """
-    inner: Any = model
-    names: Mapping[str, Any] = {}
-    written: list[str] = []
-    about = None
-    for part in location:
-        if chosen := _chosen(inner, part):
-            inner = chosen
-            continue
-        written.append(part)
-        names = getattr(inner, "model_fields", {})
-        field = names.get(part)
-        about = field.description if field else None
-        inner = field.annotation if field else next(reversed(get_args(inner)), None)
-        choices = [choice for choice in get_args(inner) if choice is not type(None)]
-        inner = choices[0] if len(choices) == 1 and type(None) in get_args(inner) else inner  # it may be left out
-    return tuple(written), names, about
-
-
-def _chosen(annotation: Any, tag: str) -> Any:
-    """The model among those of ``annotation`` whose option ``type`` must be ``tag``, if there is one."""
-    for choice in get_args(annotation):
-        field = getattr(choice, "model_fields", {}).get("type")
-        found = choice if field and get_args(field.annotation) == (tag,) else _chosen(choice, tag)
-        if found:
-            return found
-    return None
