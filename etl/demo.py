@@ -69,7 +69,7 @@ def _s3_server() -> Iterator[str]:
     try:
         from moto.server import ThreadedMotoServer
     except ImportError as error:
-        raise ConfigError("the demo needs moto: pip install 'moto[s3]' flask flask-cors") from error
+        raise ConfigError("the demo needs moto: python -m pip install -r requirements.txt") from error
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

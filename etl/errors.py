@@ -98,5 +98,8 @@ def translated(step: str | None = None) -> Iterator[None]:
     except OSError as error:
         what = error.strerror or str(error) or type(error).__name__
         raise StorageError(f"{what}: {error.filename}" if error.filename else what, step=step) from error
+    except ModuleNotFoundError as error:
+        how = "activate the environment that has it, or: python -m pip install -r requirements.txt"
+        raise ConfigError(f"{error.name} is not installed; {how}", step=step) from error
     except Exception as error:
         raise EtlError(f"{type(error).__name__}: {error} (LOG_LEVEL=DEBUG shows where)", step=step) from error

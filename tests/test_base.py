@@ -12,7 +12,7 @@ from pandas import DataFrame, Index, RangeIndex, Series
 from pydantic import SecretStr
 
 from etl.base import Extractor, Loader, Transformer
-from etl.errors import DataError, EtlError, StorageError
+from etl.errors import ConfigError, DataError, EtlError, StorageError
 from etl.ledger import Account
 from etl.run import Published, Receipt, Run
 
@@ -180,6 +180,7 @@ def test_loader_must_store_every_row() -> None:
     [
         (KeyError("x"), EtlError, "Change: KeyError: 'x'"),
         (MemoryError(), StorageError, "batch_rows"),
+        (ModuleNotFoundError(name="nolib"), ConfigError, "nolib is not installed; .*requirements.txt"),
         (OSError(28, "No space left on device", "/tmp/file"), StorageError, "No space left on device: /tmp/file"),
         (DataError("bad"), DataError, "Change: bad"),
     ],
