@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import OURS
+from benchmarks.contestants import OURS, PROJECT_HELP, PROJECT_RERUN
 
 MIB = 1 << 20
+RERUN = PROJECT_RERUN.name
 
 Results = dict[str, Any]
 
@@ -30,14 +31,59 @@ class Cost:
 Costs = dict[str, dict[str, Cost]]  # by case, then by contestant
 
 
+@dataclass(frozen=True)
+class Target:
+    """Something to reach: at most ``limit``, or at least. ``measure`` raises KeyError for what was not measured."""
+
+    what: str
+    limit: float
+    measure: Callable[[Costs, dict[str, int]], float]
+    unit: str = "x"
+    at_least: bool = False
+
+    def is_met(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+def _wall(case: str, peer: str, ours: str = OURS) -> Callable[..., float]:
+    return lambda costs, _rows: costs[case][ours].wall_s / costs[case][peer].wall_s
+
+
+def _speed(costs: Costs, rows: dict[str, int], size: str) -> float:
+    return rows[size] / costs[size][OURS].wall_s
+
+
+_RATIOS = {
+    "L": {"polars": 0.40, "duckdb": 0.60, "dlt": 0.65, "naive": 0.50},
+    "M": {"polars": 0.80, "duckdb": 0.80, "dlt": 0.60, "naive": 0.65},
+    "M.csv.gz": {"naive": 0.35},
+    "S": {"naive": 1.15},
+}
+TARGETS = (
+    *(
+        Target(f"{case}, wall, to {peer}", limit, _wall(case, peer))
+        for case, limits in _RATIOS.items()
+        for peer, limit in limits.items()
+    ),
+    Target("S unchanged, wall, to naive", 0.75, _wall("S", "naive", RERUN)),
+    Target("L, peak memory", 550, lambda costs, _: costs["L"][OURS].peak_mib, "MiB"),
+    Target("XL, peak memory, to L", 1.10, lambda costs, _: costs["XL"][OURS].peak_mib / costs["L"][OURS].peak_mib),
+    Target(
+        "XL, rows/s, to L", 0.9, lambda costs, rows: _speed(costs, rows, "XL") / _speed(costs, rows, "L"), at_least=True
+    ),
+    Target("main.py --help, wall", 0.3, lambda costs, _: costs["help"][PROJECT_HELP.name].wall_s, "s"),
+)
+
+
 def markdown(results: Results) -> str:
-    """The machine, a table for each case, and where this project's time went."""
+    """The machine, a table for each case, the targets, and where this project's time went."""
     costs = costs_of(results)
     return "\n".join(
         [
             *_machine_lines(results["machine"]),
             *_case_lines(costs, results["rows"]),
             *_failure_lines(results),
+            *_target_lines(costs, results["rows"]),
             *_step_lines(results),
         ]
     )
@@ -106,6 +152,19 @@ def _failure_lines(results: Results) -> Iterator[str]:
     for run in results["runs"]:
         if "failure" in run:
             yield f"\n**{run['case']}: {run['contestant']} failed: {run['failure']}**"
+
+
+def _target_lines(costs: Costs, rows: dict[str, int]) -> Iterator[str]:
+    yield "\n| target | limit | measured | met |"
+    yield "|---|---|---|---|"
+    for target in TARGETS:
+        try:
+            value = target.measure(costs, rows)
+        except KeyError:
+            continue
+        sign = ">=" if target.at_least else "<="
+        met = "yes" if target.is_met(value) else "**no**"
+        yield f"| {target.what} | {sign} {target.limit:g} {target.unit} | {value:.3g} {target.unit} | {met} |"
 
 
 def _step_lines(results: Results) -> Iterator[str]:
