@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from tests.databases import Server
     from tests.files import Put
     from tests.s3_front import Front
+    from tests.web import WebServer
 
+pytest.register_assert_rewrite("tests.contracts", "tests.incremental_runs", "tests.reading", "tests.sql_contract")
 settings.register_profile("etl", deadline=None, derandomize=True)
 settings.load_profile("etl")
 
@@ -107,6 +109,14 @@ def bucket(s3_url: str, clean_environment: None, monkeypatch: pytest.MonkeyPatch
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     return Bucket(name, client)
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    from tests.web import WebServer
+
+    with WebServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ from tests.conftest import Bucket  # noqa: E402
 from tests.dynamodb_front import front_of  # noqa: E402
 from tests.incremental_runs import NOON, IncrementalRuns, Order, next_run, outcome  # noqa: E402
 from tests.mongo_server import mongo_server  # noqa: E402
-from tests.test_rest import json_answer, query  # noqa: E402
+from tests.rest_api import json_answer, query  # noqa: E402
 from tests.web import Answer, Request, WebServer  # noqa: E402
 
 
