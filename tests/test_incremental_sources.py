@@ -411,6 +411,30 @@ class TestApi(IncrementalRuns):
         assert list(report.steps[1].dropped.values()) == [1, 2]  # before noon, and of noon
 
 
+def test_every_body_of_a_post_says_what_is_new() -> None:
+    """Also where the next page has an address, which nobody can write a body into."""
+
+    def search(request: Request) -> Answer:
+        more = "/orders?page=2" if "page" not in query(request) else None
+        return json_answer({"items": [{"at": len(request.path)}], "next": more})
+
+    with WebServer() as web:
+        extractor = RestExtractor.model_validate(
+            {
+                "url": web.script("/orders", search),
+                "method": "POST",
+                "records": "items",
+                "pagination": {"type": "next_url", "path": "next"},
+                "columns": ["at"],
+                "types": {"at": "int64"},
+                "since_param": "since",
+                "incremental": {"column": "at"},
+            }
+        )
+        assert sum(map(len, extractor.since(7).extract())) == 2
+        assert [json.loads(request.body) for request in web.requests] == [{"since": 6}, {"since": 6}]
+
+
 def since_sent(value: Cursor, **options: Any) -> list[Any]:
     """What an API is asked for in a GET and in a POST, where it stands in the body."""
     kinds = {"id": "int64", "at": "text"}

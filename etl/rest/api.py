@@ -212,7 +212,8 @@ class Api:
         url = with_query(request.url, self._signer.params())
         body, sent = None, {"Accept-Encoding": "gzip"}
         if self._options.method == "POST":
-            body = json.dumps({**self._options.body, **request.params}).encode()
+            params = {**self._options.since_params, **request.params}  # which an address of the next page has not
+            body = json.dumps({**self._options.body, **params}).encode()
             sent["Content-Type"] = "application/json"
         else:
             url = with_query(url, request.params)
