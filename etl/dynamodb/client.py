@@ -106,7 +106,7 @@ def patiently(ask: Callable[[], Any], patience_s: float) -> Any:
     ``patience_s``: how long throttling is endured.
     """
     deadline = time.monotonic() + patience_s
-    attempt = 0
+    attempt = failures = 0
     while True:
         attempt += 1
         pause_s = min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311  (jitter)
@@ -116,7 +116,8 @@ def patiently(ask: Callable[[], Any], patience_s: float) -> Any:
             if time.monotonic() + pause_s > deadline:
                 raise
         except Unanswered as error:
-            if attempt >= _ATTEMPTS:
+            failures += 1
+            if failures >= _ATTEMPTS:
                 raise
             log.warning("Asking again: %s", error)
         time.sleep(pause_s)
