@@ -37,18 +37,23 @@ _MOST_CHARS = 300
 
 _URI = re.compile(r"mongodb(?:\+srv)?://(?:[^@/:]*(?::[^@/:]*)?@)?(?P<hosts>[^@/?]+)(?:/[^@?]*)?(?:\?(?P<options>.*))?")
 
+LOST_CURSOR = frozenset((43, 136, 175, 237))
+_CHANGING = frozenset((6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436))  # server, or which is primary
+_NOT_ACCEPTED = (ConfigError, "MongoDB does not accept filter or projection")
+_STOPPED = (SourceError, "the server ended the query, for its time limit or by somebody's order")
 _CODES: dict[int, tuple[type[EtlError], str]] = {
     13: (AccessError, "this user may not do that; ask for the role read on the database"),
     18: (AccessError, "user or password is wrong; check uri, and its authSource"),
     8000: (AccessError, "Atlas refused user or password; check uri"),
-    2: (ConfigError, "MongoDB does not accept filter or projection"),
+    2: _NOT_ACCEPTED,
     9: (ConfigError, "MongoDB does not understand filter or projection"),
     26: (ConfigError, "there is no such collection; check database and collection"),
     73: (ConfigError, "that is no valid name; check database and collection"),
+    50: _STOPPED,
+    11601: _STOPPED,
+    **dict.fromkeys(LOST_CURSOR, (RetryLater, "the cursor was lost again and again; run again later")),
 }
 _DNS_IS_DOWN = ("LifetimeTimeout", "NoNameservers")  # of dnspython, which pymongo asks about mongodb+srv://
-LOST_CURSOR = frozenset((43, 136, 175, 237))
-_CHANGING = frozenset((6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436))  # server, or which is primary
 
 
 def check_uri(uri: str) -> None:
@@ -61,7 +66,7 @@ def check_uri(uri: str) -> None:
     if uri.startswith("mongodb://"):  # the options of the others are in the DNS
         try:
             parse_uri(uri)
-        except ConfigurationError as error:
+        except (ConfigurationError, OSError) as error:  # it also opens the files that tlsCAFile and others name
             raise ValueError(_short(error)) from error
 
 
@@ -77,9 +82,16 @@ def connected(uri: str, target: str) -> Iterator[Client]:
     parts = _URI.fullmatch(uri)
     said = {name.lower() for name, _ in parse_qsl(parts["options"] or "")} if parts else set()
     defaults: dict[str, Any] = {name: at for name, at in _UNLESS_THE_URI_SAYS.items() if name.lower() not in said}
-    with mongo_errors(target), MongoClient(uri, **defaults) as client:
+    with mongo_errors(target), _client(uri, defaults, target) as client:
         client.admin.command("ping")
         yield client
+
+
+def _client(uri: str, defaults: dict[str, Any], target: str) -> Client:
+    try:
+        return MongoClient(uri, **defaults)
+    except (OSError, ValueError) as error:  # the options of a mongodb+srv://, and the files that they name
+        raise ConfigError(f"{target}: uri: {_short(error)}") from error
 
 
 def kind_of(client: Client, database: str, collection: str, target: str) -> str:
@@ -108,11 +120,9 @@ def mongo_errors(target: str) -> Iterator[None]:
         yield
     except OperationFailure as error:
         details = f"({error.code}: {_short(error.details['errmsg'] if error.details else error)})"
-        kind, remedy = _CODES.get(error.code or 0, (SourceError, "MongoDB refused"))
-        if error.code in LOST_CURSOR:
-            kind, remedy = RetryLater, "the cursor was lost again and again; run again later"
-        elif (error.code or 0) >= 10_000 and error.code not in _CHANGING:  # such codes tell of one mistake each
-            kind, remedy = ConfigError, "MongoDB does not accept filter or projection"
+        code = error.code or 0
+        mistaken = code >= 10_000 and code not in _CHANGING  # such codes tell of one mistake each
+        kind, remedy = _CODES.get(code, _NOT_ACCEPTED if mistaken else (SourceError, "MongoDB refused"))
         raise kind(f"{target}: {remedy} {details}") from error
     except (ConfigurationError, InvalidName) as error:
         if type(error.__cause__).__name__ in _DNS_IS_DOWN:
