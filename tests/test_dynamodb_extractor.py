@@ -18,10 +18,10 @@ pytest.importorskip("moto.dynamodb")
 from etl.dynamodb.values import attribute_of, plain
 from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater, SourceError
 from etl.extractors.dynamodb import DynamoDbExtractor
-from etl.ledger import Account, Reject
 from main import Pipeline
 from tests.contracts import ExtractorContract
 from tests.dynamodb_front import CUT, DAMAGED, HANG_UP, ITEM_LOST, Failure, Front, front_of, throttled
+from tests.reading import frame_of, rejects_of, types_of
 
 HUGE = "12345678901234567890123456789012345678"
 ORDERS: list[dict[str, Any]] = [
@@ -110,19 +110,8 @@ def extractor(table: str, **options: Any) -> DynamoDbExtractor:
     return DynamoDbExtractor.model_validate({"table": table, **options})
 
 
-def frame_of(step: DynamoDbExtractor, account: Account | None = None) -> pd.DataFrame:
-    return pd.concat(step.extract(account))
-
-
 def ids_of(step: DynamoDbExtractor) -> list[str]:
     return sorted(frame_of(step)["id"])
-
-
-def rejects_of(step: DynamoDbExtractor) -> tuple[pd.DataFrame, list[Reject]]:
-    account = Account("test")
-    frame = frame_of(step, account)
-    assert account.balances()
-    return frame, account.take_rejects()
 
 
 def item(day: int, **attributes: Any) -> dict[str, Any]:
@@ -146,7 +135,7 @@ class TestContract(ExtractorContract):
 
 def test_values_keep_their_types_and_all_their_digits(table: str) -> None:
     frame = frame_of(extractor(table)).sort_values("id")
-    assert {name: str(dtype).removesuffix("[pyarrow]") for name, dtype in frame.dtypes.items()} == {
+    assert types_of(frame) == {
         "id": "string",
         "day": "int64",
         "address.city": "string",
@@ -311,6 +300,11 @@ def test_no_page_is_missing_or_twice_whatever_fails(table: str, front: Front, fa
         assert ids_of(extractor(table)) == whole
 
 
+def test_a_connection_that_breaks_while_dynamodb_throttles_is_tried_again(table: str, front: Front) -> None:
+    front.fail(*[throttled()] * 5, HANG_UP)
+    assert len(ids_of(extractor(table))) == 7
+
+
 def test_throttling_without_end_is_for_another_time(table: str, front: Front) -> None:
     front.fail(*[throttled()] * 1000, after=2)
     with pytest.raises(RetryLater, match=rf"dynamodb:Scan on dynamodb://{table}: DynamoDB is throttling"):
@@ -362,6 +356,8 @@ def test_credentials_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_no_items_are_an_error_unless_allowed(new_table: NewTable) -> None:
     table = new_table([])
+    with pytest.raises(DataError, match="no documents that tell the columns; declare them in columns"):
+        frame_of(extractor(table, allow_empty=True))
     with pytest.raises(DataError, match="has no documents; set allow_empty"):
         frame_of(extractor(table, columns={"id": "text"}))
     assert frame_of(extractor(table, columns={"id": "text"}, allow_empty=True)).empty

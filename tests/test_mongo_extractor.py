@@ -25,12 +25,13 @@ from pymongo.errors import ConfigurationError  # noqa: E402
 
 from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater, SourceError  # noqa: E402
 from etl.extractors.mongodb import MongoExtractor  # noqa: E402
-from etl.ledger import Account, Reject  # noqa: E402
+from etl.ledger import Account  # noqa: E402
 from etl.mongodb.client import mongo_errors  # noqa: E402
 from etl.mongodb.reading import after, before, from_on  # noqa: E402
 from main import Pipeline  # noqa: E402
 from tests.contracts import ExtractorContract  # noqa: E402
 from tests.mongo_server import HANG_UP, MongoServer, mongo_server  # noqa: E402
+from tests.reading import frame_of, rejects_of, types_of  # noqa: E402
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ORDERS: list[dict[str, Any]] = [
@@ -111,20 +112,9 @@ def extractor(url: str, **options: Any) -> MongoExtractor:
     return MongoExtractor.model_validate({"uri": url, "database": "shop", "collection": "orders", **options})
 
 
-def frame_of(step: MongoExtractor, account: Account | None = None) -> pd.DataFrame:
-    return pd.concat(step.extract(account))
-
-
 def column_of(step: MongoExtractor, name: str) -> list[Any]:
     found = frame_of(step)[name]
     return list(found.astype(object).where(found.notna(), None))
-
-
-def rejects_of(step: MongoExtractor) -> tuple[pd.DataFrame, list[Reject]]:
-    account = Account("test")
-    frame = frame_of(step, account)
-    assert account.balances()
-    return frame, account.take_rejects()
 
 
 class TestContract(ExtractorContract):
@@ -146,7 +136,7 @@ class TestContract(ExtractorContract):
 def test_values_keep_their_types(url: str) -> None:
     put(url, ORDERS)
     frame = frame_of(extractor(url))
-    assert {name: str(dtype).removesuffix("[pyarrow]") for name, dtype in frame.dtypes.items()} == {
+    assert types_of(frame) == {
         "_id": "string",
         "name": "string",
         "pieces": "int64",
@@ -377,6 +367,7 @@ def test_splits_share_the_documents_and_the_columns(url: str) -> None:
         ("find", {"code": 13, "errmsg": "not authorized on shop"}, AccessError, "ask for the role read"),
         ("find", {"code": 2, "errmsg": "unknown operator: $gtt"}, ConfigError, "does not accept filter or projection"),
         ("find", {"code": 31249, "errmsg": "Path collision"}, ConfigError, "does not accept filter or projection"),
+        ("find", {"code": 11601, "errmsg": "operation was interrupted"}, SourceError, "the server ended the query"),
         ("find", {"code": 8, "errmsg": "something"}, SourceError, r"MongoDB refused \(8: something\)"),
     ],
 )
@@ -411,6 +402,11 @@ def test_an_unreachable_server_is_a_source_that_is_down() -> None:
     assert "Topology" not in str(failed.value)
 
 
+def test_a_file_that_a_srv_uri_names_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"mongodb://host\.invalid/.*: uri: .*No such file.*'/no/such\.pem'"):
+        extractor("mongodb+srv://host.invalid/?tlsCAFile=/no/such.pem").check()
+
+
 @pytest.mark.parametrize(("cause", "kind"), [(NoNameservers, SourceError), (NXDOMAIN, ConfigError)])
 def test_a_name_service_that_is_down_is_no_mistake(cause: type[Exception], kind: type[EtlError]) -> None:
     with pytest.raises(kind), mongo_errors("mongodb://host"):
@@ -435,6 +431,7 @@ def test_no_documents_are_an_error_unless_allowed(server: MongoServer) -> None:
         ({"uri": "http://localhost"}, "should begin with mongodb://"),
         ({"uri": "mongodb://me:a/b@host"}, "write : / "),
         ({"uri": "mongodb://host/?readPreference=nonsense"}, "nonsense is not a valid read preference"),
+        ({"uri": "mongodb://host/?tls=true&tlsCAFile=/no/such.pem"}, "No such file or directory: '/no/such.pem'"),
         ({"uri": "mongodb://host/?raedPreference=primary"}, "Unknown option: raedpreference"),
         ({"filter": {"_id": {"$oid": "xyz"}}}, "should be extended JSON"),
         ({"projection": {"a": 1, "b": 0}}, "fields to read"),

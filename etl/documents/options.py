@@ -1,13 +1,15 @@
-"""The options of sources that hold documents: which columns to make of them, and of what types."""
+"""What the sources of documents share: which columns to make of them, and how a part of them is read."""
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from abc import abstractmethod
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, PrivateAttr, model_validator
 
-from etl.incremental.options import IncrementalOption
+from etl.incremental.options import Cursor, IncrementalOption
 from etl.options import Options
+from etl.run import Source
 from etl.steps import did_you_mean
 from etl.tables.schema import known_type
 
@@ -48,6 +50,31 @@ class DocumentOptions(Options):
     incremental: IncrementalOption = None
     split_into: PositiveInt = Field(default=1, le=1_000, description="Into how many independent parts to split.")
     allow_empty: bool = Field(default=False, description="Whether it is in order if there are no documents.")
+
+    _columns: Any = PrivateAttr(default=None)
+    _part: Any = PrivateAttr(default=None)
+    _since: Any = PrivateAttr(default=None)
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """What is read, without secrets."""
+
+    def inspect(self) -> Source:
+        """Say what will be read. Whether it has changed cannot be told without reading it."""
+        return Source(self.address)
+
+    def since(self, value: Cursor) -> Self:
+        copy = self.model_copy(update={"allow_empty": True})
+        copy._since = value
+        return copy
+
+    def only(self, part: Any, columns: Any) -> Self:
+        """The split that reads this part, with the columns that all splits have."""
+        split = self.model_copy()
+        split._part = part
+        split._columns = columns
+        return split
 
     @model_validator(mode="after")
     def _types_are_declared_once(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.documents.options import DocumentOptions
@@ -39,37 +39,31 @@ class Document(NamedTuple):
 
 
 class DocumentTable:
-    """Turns documents into batches, by the rule in ``etl.files.json_columns``.
+    """Turns documents into batches, by the rule in ``etl.files.json_columns``."""
 
-    ``known``: types that the source itself declares, for the columns for which the options declare none.
-    """
-
-    def __init__(
-        self, options: DocumentOptions, account: Account, source: str, known: Mapping[str, str] | None = None
-    ) -> None:
-        declared = options.columns or {**(known or {}), **options.types}
-        self._table = JsonTable(list(options.columns), declared, account, source, DOCUMENT_TYPES)
-        self._options = options
-        self._account = account
+    def __init__(self, source: DocumentOptions, account: Account) -> None:
+        declared = source.columns or source.types
+        self._table = JsonTable(list(source.columns), declared, account, source.address, DOCUMENT_TYPES)
         self._source = source
+        self._account = account
 
     def columns(self, documents: Iterable[Document]) -> Columns:
         """Those declared, or else those of the first documents."""
-        columns, _ = self._table.tables(documents, self._options.columns or None)
+        columns, _ = self._table.tables(documents, self._source.columns or None)
         return self._checked(columns)
 
     def frames(self, documents: Iterable[Document], columns: Columns | None, batch_rows: int) -> Iterator[DataFrame]:
         """Batches with ``columns``, or with those of the first documents. Raises DataError if there are none."""
         before = self._account.rejected.total()
-        found, tables = self._table.tables(documents, columns or self._options.columns or None)
+        found, tables = self._table.tables(documents, columns or self._source.columns or None)
         schema = arrow_schema(self._checked(found), DOCUMENT_TYPES)
         for frame in numbered_frames(tables, schema, batch_rows):
             rejected = self._account.rejected.total() - before
-            if frame.empty and not rejected and not self._options.allow_empty and columns is None:
-                raise DataError(f"{self._source}: has no documents; set allow_empty = true if that is right")
+            if frame.empty and not rejected and not self._source.allow_empty and columns is None:
+                raise DataError(f"{self._source.address}: has no documents; set allow_empty = true if that is right")
             yield frame
 
     def _checked(self, columns: Columns) -> Columns:
         if not columns:
-            raise DataError(f"{self._source}: has no documents that tell the columns; declare them in columns")
+            raise DataError(f"{self._source.address}: has no documents that tell the columns; declare them in columns")
         return columns

@@ -21,7 +21,7 @@ _SCALARS = (str, bool, datetime, *_NUMBERS)
 def _scalar_text(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # -- forms: exact, or not at all -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from etl.dynamodb.client import Unanswered, dynamodb_errors, patiently
 from etl.dynamodb.values import attribute_of, bound_of
@@ -14,25 +14,13 @@ from etl.errors import SourceError
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
+    from etl.extractors.dynamodb import DynamoDbExtractor
     from etl.incremental.options import Cursor
 
 Request = dict[str, Any]
 
 _SINCE, _KIND = ":etl_since", ":etl_kind"
 _NAME = re.compile(r"(?<![:\w])#?\w+")  # in an expression; words of the language are among them
-
-
-class Asked(Protocol):
-    """The options that a request is made of."""
-
-    table: str
-    index: str | None
-    key_condition: str | None
-    filter: str | None
-    names: dict[str, str]
-    values: dict[str, Any]
-    projection: tuple[str, ...]
-    consistent: bool
 
 
 class Since(NamedTuple):
@@ -43,7 +31,7 @@ class Since(NamedTuple):
     in_key: bool = False
 
 
-def request_of(asked: Asked, segment: tuple[int, int] | None, since: Since | None = None) -> Request:
+def request_of(asked: DynamoDbExtractor, segment: tuple[int, int] | None, since: Since | None = None) -> Request:
     """A Query if there is a key condition, and else a Scan. ``segment``: which of how many."""
     paths, own_names = _projected((*asked.projection, *([since.column] if since else [])))
     keys, conditions = [asked.key_condition], [asked.filter]
@@ -72,13 +60,15 @@ def request_of(asked: Asked, segment: tuple[int, int] | None, since: Since | Non
     return {name: value for name, value in request.items() if value or name == "Segment"}
 
 
-def since_of(asked: Asked, table: Mapping[str, Any], column: str, value: Cursor) -> Since | None:
-    """How a query, which may not filter by its own keys, is asked for what is new; None: it cannot be.
+def since_of(asked: DynamoDbExtractor, table: Mapping[str, Any], column: str, value: Cursor) -> Since | None:
+    """How what is new is asked for; None: it cannot be, as a query may not filter by its own keys.
 
-    ``table``: as it is described.
+    ``table``: as it is described, for a query.
     """
+    if not asked.key_condition:
+        return Since(column, value)
     keys = {part["AttributeName"]: part["KeyType"] for part in _keys_of(table, asked.index)}
-    named = {asked.names.get(word, word) for word in _NAME.findall(asked.key_condition or "")}
+    named = {asked.names.get(word, word) for word in _NAME.findall(asked.key_condition)}
     if column in keys and (column in named or keys[column] != "RANGE"):
         return None
     return Since(column, value, in_key=column in keys)

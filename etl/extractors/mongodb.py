@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pymongo  # noqa: F401  (before bson, which it brings: what is missing is then called by the name to install)
 from bson.errors import BSONError
-from pydantic import Field, PrivateAttr, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from etl.base import Extractor
 from etl.documents.options import DocumentOptions
 from etl.ledger import Account
 from etl.mongodb.client import check_uri, connected, hosts_of, kind_of
 from etl.mongodb.values import CODEC, from_toml, plain
-from etl.run import Source
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from pymongo.collection import Collection
 
     from etl.documents.table import Document
-    from etl.incremental.options import Cursor
     from etl.mongodb.reading import Condition
 
 
@@ -48,10 +46,6 @@ class MongoExtractor(DocumentOptions, Extractor):
         default={}, description='Fields to read, as in { name = 1, "address.city" = 1 }, or not to, as in { note = 0 }.'
     )
 
-    _columns: Any = PrivateAttr(default=None)
-    _part: Any = PrivateAttr(default=())
-    _since: Any = PrivateAttr(default=None)
-
     @field_validator("uri")
     @classmethod
     def _is_a_uri(cls, uri: SecretStr) -> SecretStr:
@@ -76,12 +70,7 @@ class MongoExtractor(DocumentOptions, Extractor):
 
     @property
     def address(self) -> str:
-        """What is read, without secrets."""
         return f"mongodb://{hosts_of(self.uri.get_secret_value())}/{self.database}.{self.collection}"
-
-    def inspect(self) -> Source:
-        """Say what will be read. Whether it has changed cannot be told without reading it."""
-        return Source(self.address)
 
     def check(self) -> str:
         """Connect, look for the collection, and read one document."""
@@ -101,20 +90,14 @@ class MongoExtractor(DocumentOptions, Extractor):
                 parts = ranges(edges(collection, self._condition(), self.split_into))
             if len(parts) == 1:
                 return [self]
-            columns = DocumentTable(self, Account("shape"), self.address).columns(self._documents(1))
-        return [self._only(part, columns) for part in parts]
-
-    def since(self, value: Cursor) -> Self:
-        copy = self.model_copy(update={"allow_empty": True})
-        copy._since = value
-        return copy
+            columns = DocumentTable(self, Account("shape")).columns(self._documents(1))
+        return [self.only(part, columns) for part in parts]
 
     def read(self, account: Account) -> Iterator[DataFrame]:
         from etl.documents.table import DocumentTable
 
         first = account.rows_out + account.rejected.total() + 1
-        table = DocumentTable(self, account, self.address)
-        yield from table.frames(self._documents(first), self._columns, self.batch_rows)
+        yield from DocumentTable(self, account).frames(self._documents(first), self._columns, self.batch_rows)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Collection[dict[str, Any]], bool]]:
@@ -128,7 +111,7 @@ class MongoExtractor(DocumentOptions, Extractor):
         from etl.mongodb.reading import all_of, not_less
 
         new = not_less(self.incremental.column, self._since) if self.incremental and self._since is not None else {}
-        return all_of([from_toml(self.filter), new, *self._part])
+        return all_of([from_toml(self.filter), new, *(self._part or ())])
 
     def _documents(self, first: int) -> Iterator[Document]:
         """The documents, numbered from ``first``."""
@@ -147,9 +130,3 @@ class MongoExtractor(DocumentOptions, Extractor):
                 if not with_id:
                     document.pop("_id", None)
                 yield Document(number, size, document)
-
-    def _only(self, part: Sequence[Condition], columns: Any) -> Self:
-        split = self.model_copy()
-        split._part = part
-        split._columns = columns
-        return split
