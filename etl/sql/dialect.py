@@ -44,6 +44,10 @@ class Dialect(ABC):
         """The columns of a table in the catalogue, in order, with their types where ``forms`` needs them."""
         return {str(column["name"]): column["type"] for column in inspector.get_columns(name, schema)}
 
+    def selected(self, column: sa.ColumnClause[Any], declared: Any) -> sa.ColumnElement[Any]:
+        """How a column of a table is asked for, so that its values come whole. ``declared``: the catalogue's type."""
+        return column
+
     def prepare(self, connection: Connection) -> None:
         """Make the driver give values as ``forms`` expects them; what the catalogue says was read before."""
         return

@@ -38,7 +38,11 @@ class MySql(Dialect):
 
     def columns(self, inspector: sa.Inspector, name: str, schema: str | None) -> dict[str, Any]:
         bind: Any = inspector.bind
-        return dict.fromkeys(bind.execute(_MYSQL_COLUMNS, {"schema": schema, "name": name}).scalars())
+        return dict(bind.execute(_MYSQL_COLUMNS, {"schema": schema, "name": name}).all())
+
+    def selected(self, column: sa.ColumnClause[Any], declared: Any) -> sa.ColumnElement[Any]:
+        """A FLOAT is written with six digits, of the nine that it may have; as a DOUBLE it comes with all."""
+        return (column + sa.literal_column("0e0")).label(column.name) if declared == _FLOAT else column
 
     def forms(self, cursor: Any, declared: Mapping[str, Any]) -> list[Form | None]:
         def form_of(field: Any) -> Form:
@@ -48,6 +52,8 @@ class MySql(Dialect):
                 return f.decimal_form(digits, field.scale) or f.TEXT
             if field.type_code == _TINY and field.length == 1:
                 return f.BOOL
+            if declared.get(field.name) == _FLOAT:
+                return f.FLOAT32
             if field.type_code in _MYSQL:
                 return _MYSQL[field.type_code][unsigned]
             return f.BYTES if binary and field.type_code in _BYTES else f.TEXT
@@ -75,9 +81,10 @@ def _utf8(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 
 _MYSQL_COLUMNS = sa.text(  # SQLAlchemy would give a name with a backtick in it wrongly
-    "SELECT column_name FROM information_schema.columns "
+    "SELECT column_name, data_type FROM information_schema.columns "
     "WHERE table_schema = coalesce(:schema, database()) AND table_name = :name ORDER BY ordinal_position"
 )
+_FLOAT = "float"
 _UNSIGNED, _BINARY = 32, 63
 _DECIMAL, _TINY, _NEWDECIMAL = 0, 1, 246
 _BYTES = (249, 250, 251, 252, 253, 254, 255)  # the four BLOBs, VARBINARY, BINARY, GEOMETRY

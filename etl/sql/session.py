@@ -64,7 +64,10 @@ class Session:
             types: Mapping[str, Any] = {}
         else:
             source, types = self._source()
-            columns: list[Any] = [_column(name) for name in options.columns or types] or [sa.text("*")]
+            names = options.columns or types
+            columns: list[Any] = [self._dialect.selected(_column(name), types[name]) for name in names] or [
+                sa.text("*")
+            ]
             chosen = sa.select(*columns).select_from(source).order_by(*map(_column, options.order_by))
             statement = chosen if part is None else chosen.where(self._condition(part))
         with self._executed(statement, types, fetch_rows) as result:
