@@ -25,7 +25,8 @@ class PostgreSql(Dialect):
 
     def connect_args(self, url: URL) -> dict[str, Any]:
         alive = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "etl", **alive}
+        text = {"client_encoding": "utf8"}  # of a database in SQL_ASCII, psycopg would give bytes
+        defaults = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "etl", **alive, **text}
         chosen = {name: value for name, value in defaults.items() if name not in url.query}
         return {"prepare_threshold": None, **chosen}  # a pooler on the way may not know prepared statements
 
@@ -49,8 +50,8 @@ class PostgreSql(Dialect):
 
         driver: Any = connection.connection.dbapi_connection
         found = connection.exec_driver_sql(_USER_TYPES_WITH_ARRAYS)
-        for name, oid, array_oid in found:
-            TypeInfo(name, oid, array_oid).register(driver)
+        for name, oid, array_oid, delimiter in found:
+            TypeInfo(name, oid, array_oid, delimiter=delimiter).register(driver)
         for known in driver.adapters.types:
             if known.name != "bytea":
                 driver.adapters.register_loader(known.oid, TextLoader)
@@ -76,16 +77,14 @@ class PostgreSql(Dialect):
     def explain(self, error: BaseException) -> Explained:
         state = getattr(error, "sqlstate", None)
         if state is None:
-            return _by_pattern(str(error), _POSTGRES_WORDS) or (SourceError, LOST)
-        for length in (5, 2):
-            if state[:length] in _POSTGRES_STATES:
-                return _POSTGRES_STATES[state[:length]]
-        return SourceError, "the database refused"
+            said = str(error)
+            return next((news for words, news in _POSTGRES_WORDS if re.search(words, said)), (SourceError, LOST))
+        return _POSTGRES_STATES.get(state) or _POSTGRES_STATES.get(state[:2], (SourceError, "the database refused"))
 
 
 _USER_TYPES_WITH_ARRAYS = """
-    SELECT typname, oid::bigint, typarray::bigint
-    FROM pg_type WHERE typarray <> 0 AND typtype IN ('e', 'd') AND oid >= 16384
+    SELECT typname, oid::bigint, typarray::bigint, typdelim::text
+    FROM pg_type WHERE typarray <> 0 AND typtype IN ('b', 'd', 'e', 'r') AND oid >= 16384
 """
 _POSTGRES = {
     "bool": f.BOOL,
@@ -109,11 +108,12 @@ _ELEMENTS = {
 }
 _POSTGRES_WORDS: tuple[tuple[str, Explained], ...] = (
     (
-        r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in|role .* does not exist",
+        r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in|role .* does not exist|"
+        r"permission denied for database",
         (AccessError, "the database does not let this user in; check user and password in url"),
     ),
     (r"database .* does not exist", (ConfigError, "check the name of the database in url")),
-    (r"starting up|shutting down|in recovery|too many clients|connection slots", (RetryLater, "run again later")),
+    (r"starting up|shutting down|in recovery|too many c|connection slots", (RetryLater, "run again later")),
     (r"invalid connection option|bad value|invalid .* value", (ConfigError, "check the options in url")),
     (r"connection failed|failed to resolve|timeout expired", (SourceError, UNREACHABLE)),
 )
@@ -121,10 +121,10 @@ _POSTGRES_STATES: dict[str, Explained] = {
     "42501": (AccessError, "this user may not read that; ask for SELECT on it"),
     "28": (AccessError, "the database does not let this user in; check user and password in url"),
     "3D": (ConfigError, "check the name of the database in url"),
-    "42": (ConfigError, "check table, columns or query"),
+    **dict.fromkeys(("0A", "42"), (ConfigError, "check table, columns or query")),
     "25006": (ConfigError, CHANGES_DATA),
     "25P03": (SourceError, LOST),
-    "22": (DataError, "the query cannot be computed for some row"),
+    **dict.fromkeys(("21", "22"), (DataError, "the query cannot be computed for some row")),
     "40": (RetryLater, "another session was in the way; run again"),
     "55": (RetryLater, "another session was in the way; run again"),
     "53": (RetryLater, "the server has no room for this now; run again later"),
@@ -133,7 +133,3 @@ _POSTGRES_STATES: dict[str, Explained] = {
     "57": (SourceError, LOST),
     "08": (SourceError, LOST),
 }
-
-
-def _by_pattern(message: str, table: tuple[tuple[str, Explained], ...]) -> Explained | None:
-    return next((news for pattern, news in table if re.search(pattern, message)), None)
