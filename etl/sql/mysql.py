@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from etl.errors import AccessError, ConfigError, RetryLater, SourceError
+from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 from etl.sql import forms as f
 from etl.sql.dialect import CHANGES_DATA, CONNECT_TIMEOUT_S, LOST, UNREACHABLE, Dialect, Explained, given
 from etl.tables.forms import Form
@@ -103,11 +103,15 @@ _MYSQL = {  # signed, unsigned
     13: (f.INT16, f.INT16),  # YEAR
     16: (f.BITS, f.BITS),
 }
+_NOT_LET_IN: Explained = (AccessError, "the database does not let this user in; check user and password in url")
+_MISWRITTEN: Explained = (ConfigError, "check table, columns or query")
 _MYSQL_CODES: tuple[tuple[tuple[int, ...], Explained], ...] = (
-    ((1045, 1698, 2059, 3118), (AccessError, "the database does not let this user in; check user and password in url")),
+    ((1045, 1130, 1698, 1820, 1862, 2059, 3118, 4151), _NOT_LET_IN),
     ((1044, 1142, 1143, 1227, 1370), (AccessError, "this user may not read that; ask for SELECT on it")),
     ((1049,), (ConfigError, "check the name of the database in url")),
-    ((1052, 1054, 1059, 1064, 1102, 1103, 1109, 1146, 1305), (ConfigError, "check table, columns or query")),
+    ((1052, 1054, 1059, 1060, 1064, 1102, 1103, 1109, 1146, 1248, 1305, 1582), _MISWRITTEN),
+    ((1055, 1056, 1111, 1140, 1222, 1241, 1267), _MISWRITTEN),  # groups, and columns that do not match
+    ((1242, 1690), (DataError, "the query cannot be computed for some row")),
     ((1792,), (ConfigError, CHANGES_DATA)),
     ((1040, 1203, 1226, 1205, 1213), (RetryLater, "the server has no room for this now; run again later")),
     ((2003, 2005), (SourceError, UNREACHABLE)),
