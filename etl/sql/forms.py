@@ -116,6 +116,17 @@ _ELEMENTS: dict[str, Callable[[Any], str]] = {
 # -- SQLite, whose values have types of their own -----------------------------------------------------------------
 
 
+class NotText(bytes):
+    """Text that is not UTF-8. It fits no type, which costs its row and not the run."""
+
+
+def text_or_not(data: bytes) -> str | NotText:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return NotText(data)
+
+
 def _small_bools(values: Sequence[int | None]) -> pa.Array[Any]:
     if not set(values) <= {0, 1, None}:
         raise ValueError("neither 0 nor 1")
@@ -141,7 +152,7 @@ SQLITE_BOOL = form("true or false", pa.bool_(), int, make=_small_bools)
 
 def told_by(name: str, values: Sequence[Any]) -> Form:
     """The form of a column that no catalogue declares. Raises ValueError if these values disagree."""
-    kinds = set(map(type, values)) - {type(None)}
+    kinds = set(map(type, values)) - {type(None), NotText}
     if len(kinds) > 1 and kinds != {int, float}:
         found = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(f"{name!r} holds values of several types ({found})")

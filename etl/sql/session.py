@@ -18,6 +18,7 @@ from etl.errors import ConfigError, DataError, EtlError
 from etl.ledger import Account
 from etl.redact import redact
 from etl.sql.dialect import Dialect, given
+from etl.sql.forms import text_or_not
 from etl.sql.mysql import MySql
 from etl.sql.options import SqlOptions
 from etl.sql.postgres import PostgreSql
@@ -162,7 +163,10 @@ def _engine(options: SqlOptions, dialect: Dialect) -> sa.Engine:
 
 def _sqlite(path: str) -> sqlite3.Connection:
     """Open a database file for reading only, which also keeps SQLite from making a new one."""
-    return sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=_SQLITE_WAIT_S, check_same_thread=False)
+    address = f"file:{quote(path)}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, timeout=_SQLITE_WAIT_S, check_same_thread=False)
+    connection.text_factory = text_or_not
+    return connection
 
 
 def _bound(options: SqlOptions) -> sa.TextClause:
