@@ -7,6 +7,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -175,10 +176,17 @@ def _bound(options: SqlOptions) -> sa.TextClause:
     query = (options.query or "").strip().removesuffix(";") + "\n"  # lest a comment at its end reach further
     return sa.text(query).bindparams(
         *(
-            sa.bindparam(name, value, untyped, expanding=isinstance(value, list | tuple))
+            sa.bindparam(name, _in_session_zone(value), untyped, expanding=isinstance(value, list | tuple))
             for name, value in options.params.items()
         )
     )
+
+
+def _in_session_zone(value: Any) -> Any:
+    """Times in UTC and without a zone: some drivers would just leave it out."""
+    if isinstance(value, list | tuple):
+        return [_in_session_zone(each) for each in value]
+    return value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) and value.tzinfo else value
 
 
 def _column(name: str) -> sa.ColumnClause[Any]:
