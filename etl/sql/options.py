@@ -88,4 +88,7 @@ class SqlOptions(Options):
             raise ValueError(f"the query names :{name}, which params does not have; a plain colon is written \\:")
         for name in sorted(self.params.keys() - named.keys()):
             raise ValueError(f"params has {name!r}, which the query does not name{did_you_mean(name, named)}")
+        for name, value in self.params.items():
+            if isinstance(value, dict):
+                raise ValueError(f"params: {name!r} is a table; set it to a value, or to a list of values")
         return self

@@ -99,6 +99,8 @@ class Session:
         self._dialect.prepare(self._connection)
         streaming = self._connection.execution_options(stream_results=True, yield_per=fetch_rows)
         result = streaming.execute(statement)
+        if not result.returns_rows:
+            raise ConfigError("query: it gives no rows; write a SELECT")
         cursor = result.cursor
         try:
             yield Result(result, self._dialect.forms(cursor, types), self._options.uri)

@@ -35,7 +35,9 @@ class SQLite(Dialect):
         return super().at_least(sa.collate(column, "BINARY") if isinstance(value, str) else column, value)
 
     def explain(self, error: BaseException) -> Explained:
-        name = getattr(error, "sqlite_errorname", "") or ""
+        name = getattr(error, "sqlite_errorname", None)
+        if name is None:  # Python refuses, before SQLite is asked
+            return ConfigError, "check query and params"
         return next((news for start, news in _SQLITE_NAMES if name.startswith(start)), (SourceError, "SQLite refused"))
 
 
