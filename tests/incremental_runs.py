@@ -14,7 +14,7 @@ from pydantic import Field
 import etl
 from etl.base import Extractor, Transformer
 from etl.errors import DataError
-from etl.incremental.options import incremental_of
+from etl.incremental.options import NO_CURSOR, incremental_of
 from etl.incremental.step import NewRows
 from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
@@ -25,6 +25,19 @@ from tests.conftest import Bucket
 
 NOON = "2026-01-31 12:00:00"
 Order = tuple[int, str | None]
+PIPELINE_FILE = """
+[extract]
+type = "SqlExtractor"
+url = "{url}"
+table = "orders"
+[extract.incremental]
+column = "updated_at"
+key = ["id"]
+[load]
+type = "S3Loader"
+bucket = "{bucket}"
+{load}
+"""
 
 
 def next_run(extractor: Extractor, live: Live | None) -> tuple[int, list[Any], Live]:
@@ -136,7 +149,9 @@ class IncrementalRuns(ABC):
         for news in (3, 0):
             report = self.pipeline().run()
             assert outcome(report)[2] == news
-            assert report.steps[1].rejected == {"updated_at: null, so that no run can tell whether it is new": 1}
+            assert report.steps[1].rejected == {f"updated_at: {NO_CURSOR}": 1}
+        rejects = self.bucket.body(f"orders/_rejects/{report.run_id}.jsonl").decode()
+        assert json.loads(rejects.splitlines()[-1])["column"] == "updated_at"
         report = self.pipeline(nulls="drop").run()
         assert outcome(report)[2] == 0
         assert report.steps[1].dropped["updated_at is null"] == 1
