@@ -22,6 +22,7 @@ from bson import decode, decode_all, encode
 from bson.raw_bson import RawBSONDocument
 
 HANG_UP = object()
+SILENCE = object()  # until the client gives up
 _mock: Any = mongomock.filtering
 _HEADER = struct.Struct("<iiii")
 _OP_REPLY, _OP_QUERY, _OP_MSG = 1, 2004, 2013
@@ -66,7 +67,7 @@ class MongoServer:
         self._cursor_ids = itertools.count(1)
 
     def fail(self, command: str, failure: Any, times: int = 1, after: int = 0) -> None:
-        """Answer this command by an error, or HANG_UP, so many times, after it went well ``after`` times."""
+        """Answer this command by an error, HANG_UP or SILENCE, so often, after it went well ``after`` times."""
         self._failures[command] = [None] * after + [failure] * times
 
     def put_raw(self, collection: str, *documents: bytes) -> None:
@@ -82,7 +83,7 @@ class MongoServer:
         if planned := self._failures.get(name):
             failure = planned.pop(0)
             if failure is not None:
-                return failure if failure is HANG_UP else {"ok": 0.0, **failure}
+                return failure if failure in (HANG_UP, SILENCE) else {"ok": 0.0, **failure}
         action = getattr(self, f"_{name}", None)
         return action(command) if action else {"ok": 1.0}
 
@@ -181,7 +182,9 @@ def mongo_server() -> Iterator[MongoServer]:
                 body = self.rfile.read(length - _HEADER.size)
                 command = _legacy_command(body) if opcode == _OP_QUERY else _command(body)
                 answer = server.answer(command)
-                if answer is HANG_UP:
+                if answer is SILENCE:
+                    self.rfile.read(1)
+                if answer in (HANG_UP, SILENCE):
                     return
                 content = encode(answer)
                 reply = struct.pack("<iqii", 8, 0, 0, 1) if opcode == _OP_QUERY else struct.pack("<iB", 0, 0)

@@ -30,7 +30,7 @@ from etl.mongodb.client import mongo_errors  # noqa: E402
 from etl.mongodb.reading import after, before, from_on  # noqa: E402
 from main import Pipeline  # noqa: E402
 from tests.contracts import ExtractorContract  # noqa: E402
-from tests.mongo_server import HANG_UP, MongoServer, mongo_server  # noqa: E402
+from tests.mongo_server import HANG_UP, SILENCE, MongoServer, mongo_server  # noqa: E402
 from tests.reading import frame_of, rejects_of, types_of  # noqa: E402
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -313,6 +313,13 @@ def test_cursors_that_are_lost_without_progress_end_the_run(server: MongoServer)
     server.fail("getMore", {"code": 43, "errmsg": "cursor not found"}, times=100)
     with pytest.raises(RetryLater, match=r"shop\.orders: the cursor was lost again and again; run again later"):
         frame_of(extractor(server.url))
+
+
+def test_a_server_that_takes_too_long_is_told_from_one_that_is_gone(server: MongoServer) -> None:
+    put(server.url, ORDERS)
+    server.fail("find", SILENCE, times=100)
+    with pytest.raises(SourceError, match=r"no answer within socketTimeoutMS; .* an index, or set it higher in uri"):
+        frame_of(extractor(f"{server.url}/?socketTimeoutMS=50"))
 
 
 def test_a_view_is_not_taken_up_again_as_its_ids_may_repeat(server: MongoServer) -> None:

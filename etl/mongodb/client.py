@@ -14,6 +14,7 @@ from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
     InvalidName,
+    NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -31,7 +32,7 @@ _UNLESS_THE_URI_SAYS = {
     "appname": "lego-etl",
     "serverSelectionTimeoutMS": 10_000,
     "connectTimeoutMS": 10_000,
-    "socketTimeoutMS": 60_000,
+    "socketTimeoutMS": 600_000,  # a filter without an index may look at the whole collection before it finds anything
 }
 _MOST_CHARS = 300
 
@@ -130,6 +131,11 @@ def mongo_errors(target: str) -> Iterator[None]:
         raise ConfigError(f"{target}: uri, database or collection: {_short(error)}") from error
     except ServerSelectionTimeoutError as error:
         raise SourceError(f"{target}: cannot reach MongoDB; check uri and the network ({_short(error)})") from error
+    except NetworkTimeout as error:
+        raise SourceError(
+            f"{target}: no answer within socketTimeoutMS; give the fields of filter an index, or set it higher in uri "
+            f"({_short(error)})"
+        ) from error
     except AutoReconnect as error:
         raise SourceError(
             f"{target}: the connection broke again and again; run again later ({_short(error)})"
