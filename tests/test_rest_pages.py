@@ -18,6 +18,7 @@ from tests.rest_api import (
     ROWS,
     Script,
     all_at_once,
+    by_cursor,
     by_link,
     by_offset,
     by_page_number,
@@ -128,6 +129,25 @@ def test_the_total_may_be_on_some_pages_only(web: WebServer) -> None:
     pagination = {"type": "cursor", "path": "next", "param": "after", "total": "total"}
     with pytest.raises(SourceError, match="of 7 records that the API says it has, 5 came"):
         frame_of(make(web.script("/items", stated_at_first), records="items", pagination=pagination))
+
+
+@pytest.mark.parametrize("relations", ["next last", "Next", "last next"])
+def test_a_link_may_have_several_relations_in_any_case(web: WebServer, relations: str) -> None:
+    def linked(request: Request) -> Answer:
+        rows, more = page_from(int(query(request).get("start", 0)))
+        return json_answer(rows, headers={"Link": f'</items?start={more}>; rel="{relations}"'} if more else {})
+
+    assert ids_of(make(web.script("/items", linked), pagination={"type": "link_header"})) == IDS
+
+
+def test_a_flag_that_is_not_there_is_doubted(web: WebServer) -> None:
+    account = Account("test")
+    pagination = {"type": "cursor", "path": "meta.next", "param": "after", "more": "meta.mor"}
+    frame_of(make(web.script("/items", by_cursor), records="items", pagination=pagination), account)
+    assert (
+        "the first page has no 'meta.mor', so it was read as the only one; check pagination.more"
+        in (account.warnings[0])
+    )
 
 
 @pytest.mark.parametrize("mark", [True, {"after": 3}, [3], 1.5])

@@ -20,6 +20,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from requests.utils import parse_header_links
 
 from etl.errors import DataError, SourceError
 from etl.files.json_records import json_document
@@ -233,7 +234,7 @@ class Api:
                 check_unambiguous(document, elements)
         except DataError as error:
             raise DataError(f"{redact(request.url)}: page {self.progress.pages + 1:,}: {error.message}") from error
-        return Page(request, document, elements, response.links.get("next", {}).get("url"), doubtful)
+        return Page(request, document, elements, _next_link(response), doubtful)
 
     def _check_total(self, total: int | None) -> None:
         path, url = self.pagination.total, redact(self._options.url)
@@ -260,6 +261,12 @@ class _Pace:
     def wait(self) -> None:
         time.sleep(max(self._next - time.monotonic(), 0))
         self._next = time.monotonic() + self._gap_s
+
+
+def _next_link(response: Response) -> str | None:
+    """The address that the Link header calls next; a link may have several relations (RFC 8288, 3.3)."""
+    links = parse_header_links(response.headers.get("Link", ""))
+    return next((link["url"] for link in links if "next" in link.get("rel", "").lower().split()), None)
 
 
 def _identity(request: PageRequest) -> str:

@@ -94,7 +94,7 @@ class Cursor(_Pagination):
         return PageRequest(page.request.url, {**page.request.params, self.param: mark})
 
     def doubt(self, page: Page) -> str | None:
-        return _doubt(page, self.path)
+        return _doubt(page, self.path) or (_doubt(page, self.more, "more") if self.more else None)
 
 
 class _Counted(_Pagination):
@@ -178,10 +178,12 @@ def _is_nothing(value: Any) -> bool:
     return value is None or value is False or value == ""
 
 
-def _doubt(page: Page, path: str) -> str | None:
+def _doubt(page: Page, path: str, option: str = "path") -> str | None:
     if value_at(page.document, path, MISSING) is not MISSING:
         return None
-    return f"the first page has no {path!r}, so it was read as the only one; check pagination.path if there are more"
+    return (
+        f"the first page has no {path!r}, so it was read as the only one; check pagination.{option} if there are more"
+    )
 
 
 def _followed(page: Page, target: Any) -> PageRequest | None:
