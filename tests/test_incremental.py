@@ -191,17 +191,19 @@ def test_stepping_back_by_another_kind(lag: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "start", "problem"),
+    ("values", "start", "kind", "problem"),
     [
-        ([1.5], None, "'at' is double; choose one of: integer"),
-        ([True], None, "'at' is bool; choose one of: integer"),
-        ([5], "2026-01-01", "has values of kind integer, which cannot be compared with '2026-01-01'"),
-        (["a"], 5, "has values of kind text, which cannot be compared with 5"),
+        ([1.5], None, DataError, "'at' is double; choose one of: integer"),
+        ([True], None, DataError, "'at' is bool; choose one of: integer"),
+        ([5], "2026-01-01", ConfigError, "has values of kind integer, which cannot be compared with '2026-01-01'"),
+        (["a"], 5, ConfigError, "has values of kind text, which cannot be compared with 5"),
     ],
 )
-def test_values_without_an_order_are_refused(values: list[Any], start: Any, problem: str) -> None:
+def test_values_without_an_order_are_refused(
+    values: list[Any], start: Any, kind: type[Exception], problem: str
+) -> None:
     step = NewRows.after(None, "p", Incremental(column="at", start=start))
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(kind, match=problem):
         step.transform(pa.table({"at": values}).to_pandas(types_mapper=pd.ArrowDtype))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from etl.errors import DataError
+from etl.errors import ConfigError, DataError
 from etl.incremental.options import Cursor
 from etl.tables.arrow import Values, array_of, pc
 
@@ -84,7 +84,7 @@ def at_most(values: Values, value: Cursor) -> Values:
 def fitted(value: Cursor, values: Values) -> Cursor:
     """``value`` as one of the column: a date as its midnight, a time without a zone as UTC, and back.
 
-    Raises DataError if they cannot be compared.
+    Raises ConfigError if they cannot be compared.
     """
     expected = next(kind.name for kind in _KINDS if kind.holds(values.type))
     if isinstance(value, date):
@@ -95,9 +95,9 @@ def fitted(value: Cursor, values: Values) -> Cursor:
             return time.replace(tzinfo=UTC if expected == "timestamp with zone" else None)
     numbers = {"integer", "decimal"}
     if kind_of(value) != expected and not {kind_of(value), expected} <= numbers:
-        raise DataError(
+        raise ConfigError(
             f"incremental.column has values of kind {expected}, which cannot be compared with {value!r}, its start or "
-            "where the runs so far have ended; cast the column, or mend start"
+            "where the runs so far have ended; cast the column, or mend start (a time has no quotes)"
         )
     return value
 
