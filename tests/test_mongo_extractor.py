@@ -320,6 +320,7 @@ def test_a_server_that_takes_too_long_is_told_from_one_that_is_gone(server: Mong
     server.fail("find", SILENCE, times=100)
     with pytest.raises(SourceError, match=r"no answer within socketTimeoutMS; .* an index, or set it higher in uri"):
         frame_of(extractor(f"{server.url}/?socketTimeoutMS=50"))
+    assert server.asked("find") == 4  # pymongo asks twice, too
 
 
 def test_a_view_is_not_taken_up_again_as_its_ids_may_repeat(server: MongoServer) -> None:

@@ -35,6 +35,7 @@ _UNLESS_THE_URI_SAYS = {
     "socketTimeoutMS": 600_000,  # a filter without an index may look at the whole collection before it finds anything
 }
 _MOST_CHARS = 300
+_TRIES = 4
 
 _URI = re.compile(r"mongodb(?:\+srv)?://(?:[^@/:]*(?::[^@/:]*)?@)?(?P<hosts>[^@/?]+)(?:/[^@?]*)?(?:\?(?P<options>.*))?")
 
@@ -109,9 +110,11 @@ def kind_of(client: Client, database: str, collection: str, target: str) -> str:
     return str(kinds[collection])
 
 
-def may_go_on(error: PyMongoError) -> bool:
-    """Whether the same question may be answered in a moment: the cursor, the connection or the primary was lost."""
-    return isinstance(error, AutoReconnect) or getattr(error, "code", None) in LOST_CURSOR | _CHANGING
+def tries_after(error: PyMongoError) -> int:
+    """How often in a row to ask again, as the cursor, the connection or the primary was lost."""
+    if isinstance(error, NetworkTimeout):
+        return 1  # a query that is too slow stays so, and goes on in the server
+    return _TRIES if isinstance(error, AutoReconnect) or getattr(error, "code", None) in LOST_CURSOR | _CHANGING else 0
 
 
 @contextmanager

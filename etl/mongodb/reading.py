@@ -18,7 +18,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from etl.mongodb.client import may_go_on
+from etl.mongodb.client import tries_after
 from etl.mongodb.values import counterparts, documents_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Condition = Mapping[str, Any]
 
 _BATCH_DOCUMENTS = 8_192  # MongoDB ends a batch at 16 MB already
-_RESUMES = 4  # in a row, without a document between them
 _PAUSE_S = 0.2
 _SAMPLES_A_PART = 50
 
@@ -119,7 +118,7 @@ def read(
             return
         except PyMongoError as error:
             failures += 1
-            if not resumes or failures > _RESUMES or not may_go_on(error):
+            if not resumes or failures > tries_after(error):
                 raise
             since = after(last["_id"]) if last else {}
             log.warning("Going on after the last _id: %s", type(error).__name__)
