@@ -91,18 +91,18 @@ def _projected(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return written, {stand_in: name for name, stand_in in stand_ins.items()}
 
 
-def pages(client: DynamoDBClient, request: Request, target: str, patience_s: float) -> Iterator[Mapping[str, Any]]:
+def pages(client: DynamoDBClient, request: Request, asked: DynamoDbExtractor) -> Iterator[Mapping[str, Any]]:
     """Yield the replies, of at most 1 MB each. One that was lost is asked for again, from the same key on."""
     action = "Query" if "KeyConditionExpression" in request else "Scan"
     ask: Callable[..., Any] = client.query if action == "Query" else client.scan
     while True:
-        page = patiently(partial(_page, ask, request, f"dynamodb:{action}", target), patience_s)
+        page = patiently(partial(_page, ask, request, f"dynamodb:{action}", asked.address), asked.patience_s)
         yield page
         end = page.get("LastEvaluatedKey")
         if not end:
             return
         if end == request.get("ExclusiveStartKey"):
-            raise SourceError(f"{target}: a page ended where it began, so the rest cannot be reached")
+            raise SourceError(f"{asked.address}: a page ended where it began, so the rest cannot be reached")
         request = {**request, "ExclusiveStartKey": end}
 
 
@@ -114,12 +114,12 @@ def _page(ask: Callable[..., Any], request: Request, action: str, target: str) -
     return page
 
 
-def described(client: DynamoDBClient, table: str, target: str, patience_s: float) -> Mapping[str, Any]:
+def described(client: DynamoDBClient, asked: DynamoDbExtractor) -> Mapping[str, Any]:
     """What DynamoDB says about a table: its key, its size, its state."""
 
     def ask() -> Mapping[str, Any]:
-        with dynamodb_errors("dynamodb:DescribeTable", target):
-            return client.describe_table(TableName=table)["Table"]
+        with dynamodb_errors("dynamodb:DescribeTable", asked.address):
+            return client.describe_table(TableName=asked.table)["Table"]
 
-    found: Mapping[str, Any] = patiently(ask, patience_s)
+    found: Mapping[str, Any] = patiently(ask, asked.patience_s)
     return found

@@ -80,8 +80,8 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         from etl.dynamodb.requests import described, pages, request_of
 
         client = make_client(self.region)
-        table = described(client, self.table, self.address, self.patience_s)
-        next(pages(client, {**request_of(self, None), "Limit": 1}, self.address, self.patience_s))
+        table = described(client, self)
+        next(pages(client, {**request_of(self, None), "Limit": 1}, self))
         return f"reachable: {self.address}, about {table['ItemCount']:,} items, {table['TableSizeBytes']:,} bytes"
 
     def splits(self) -> Sequence[Self]:
@@ -108,13 +108,13 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
 
         client = make_client(self.region)
         needs_keys = not self.columns or (self.key_condition and self._since is not None)
-        table = described(client, self.table, self.address, self.patience_s) if needs_keys else {}
+        table = described(client, self) if needs_keys else {}
         key = {part["AttributeName"]: place for place, part in enumerate(table.get("KeySchema", ()))}
         since = None
         if self.incremental and self._since is not None:
             since = since_of(self, table, self.incremental.column, self._since)
         number = first
-        for page in pages(client, request_of(self, self._part, since), self.address, self.patience_s):
+        for page in pages(client, request_of(self, self._part, since), self):
             size = int(page["ResponseMetadata"]["HTTPHeaders"].get("content-length", 0)) // max(page["Count"], 1)
             for item in page["Items"]:
                 yield Document(number, size, plain_item(item, key))
