@@ -6,6 +6,7 @@ import io
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
+from time import sleep
 
 import pandas as pd
 import pyarrow as pa
@@ -204,6 +205,15 @@ class TestPostgres(ServerContract):
                 rows_of(self.make(query="SELECT pg_sleep(10)::text AS t"))
         finally:
             self.run("ALTER ROLE etl RESET ALL")
+
+    def test_a_loader_may_take_its_time(self) -> None:
+        """Between two fetches the session is idle in its transaction."""
+        self.run("ALTER ROLE etl SET idle_in_transaction_session_timeout = '100ms'")
+        batches = self.make(query=self.many(100_000), batch_rows=1_000).extract()
+        first = len(next(batches))
+        self.run("ALTER ROLE etl RESET ALL")
+        sleep(0.5)
+        assert first + sum(map(len, batches)) == 100_000
 
     def test_a_server_that_hangs_up_in_the_middle_of_a_run_changes_nothing(self, bucket: Bucket) -> None:
         loader = S3Loader(bucket=bucket.name, key="sets.parquet")

@@ -38,6 +38,7 @@ class PostgreSql(Dialect):
             "intervalstyle": "iso_8601",
             "bytea_output": "hex",
             "extra_float_digits": "1",  # as many as tell two floats apart
+            "idle_in_transaction_session_timeout": "1h",  # it idles while its rows are uploaded
             "synchronize_seqscans": "off",  # or a large table is read from wherever another session is reading it
         }
         calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
