@@ -1,4 +1,4 @@
-"""Files for tests: how to make them, what is in them, and what was read of them."""
+"""Files for tests: how to make them, and what is in them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from decimal import Decimal
 from importlib.util import find_spec
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from etl.extractors.files import FilesExtractor
-from etl.ledger import Account, Reject
 
 ROWS = [("001", "Castle", "7"), ("002", "Ümläut", None), ("003", "Spa ce", "21"), ("004", "B", "0"), ("005", "X", "5")]
 NOON = datetime.fromisoformat("2026-01-31T12:00:00")
@@ -95,26 +91,6 @@ def edited_workbook(part: str, old: bytes, new: bytes) -> bytes:
 
 def lines(*records: Any) -> bytes:
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
-
-
-def frame_of(extractor: FilesExtractor, account: Account | None = None) -> pd.DataFrame:
-    return pd.concat(extractor.extract(account))
-
-
-def rows_of(extractor: FilesExtractor) -> list[tuple[Any, ...]]:
-    found = frame_of(extractor)
-    return [tuple(row) for row in found.astype(object).where(found.notna(), None).itertuples(index=False)]
-
-
-def rejects_of(extractor: FilesExtractor) -> tuple[pd.DataFrame, list[Reject]]:
-    account = Account("test")
-    frame = frame_of(extractor, account)
-    assert account.balances()
-    return frame, account.take_rejects()
-
-
-def types_of(frame: pd.DataFrame) -> dict[str, str]:
-    return {str(name): str(dtype).removesuffix("[pyarrow]") for name, dtype in frame.dtypes.items()}
 
 
 GZIPPED = gzip.compress(CSV)

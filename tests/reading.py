@@ -50,6 +50,7 @@ def peak_of_reading(kind: type[Extractor], rows: int, **options: Any) -> int:
         import resource
         from {kind.__module__} import {kind.__name__}
         extractor = {kind.__name__}.model_validate({options!r})
+        extractor.inspect()
         assert sum(len(batch) for batch in extractor.extract()) == {rows}
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     """

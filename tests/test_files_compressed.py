@@ -14,18 +14,8 @@ import pytest
 
 from etl.errors import DataError
 from etl.extractors.files import FilesExtractor
-from tests.files import (
-    CSV,
-    PARQUET,
-    RECORDS,
-    ROWS,
-    WORKBOOK,
-    Put,
-    lines,
-    needs_openpyxl,
-    rows_of,
-    zip_of,
-)
+from tests.files import CSV, PARQUET, RECORDS, ROWS, WORKBOOK, Put, lines, needs_openpyxl, zip_of
+from tests.reading import rows_of
 
 COMPRESSED = {
     "gzip": gzip.compress(CSV),

@@ -39,13 +39,11 @@ from tests.files import (
     TYPED,
     WORKBOOK,
     Put,
-    frame_of,
     lines,
     needs_openpyxl,
     parquet,
-    rows_of,
-    types_of,
 )
+from tests.reading import frame_of, peak_of_reading, rows_of, types_of
 
 # -- the contract, for each kind of file --------------------------------------------------------------------------
 
@@ -388,7 +386,10 @@ def test_the_example_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: str) -> None:
     """The peak of a process that reads ten times as many rows is the same, give or take the allocator's slack."""
     rows = {"csv": 1_000_000, "jsonl": 100_000, "parquet": 1_000_000}[kind]
-    peaks = [peak_of_reading(sample_file(tmp_path, kind, count), count) for count in (rows // 10, rows)]
+    peaks = [
+        peak_of_reading(FilesExtractor, count, path=str(sample_file(tmp_path, kind, count)), batch_rows=16_384)
+        for count in (rows // 10, rows)
+    ]
     assert peaks[1] - peaks[0] < 64 << 20
 
 
@@ -407,19 +408,3 @@ def sample_file(folder: Path, kind: str, rows: int) -> Path:
                 f'{{"id": {number}, "name": "name {number}", "in": {{"a": 1}}}}\n' for number in range(rows)
             )
     return path
-
-
-def peak_of_reading(path: Path, rows: int) -> int:
-    """Bytes of memory that a fresh process had at most."""
-    code = f"""
-        import resource
-        from etl.extractors.files import FilesExtractor
-        extractor = FilesExtractor(path={str(path)!r}, batch_rows=16_384)
-        extractor.inspect()
-        assert sum(len(batch) for batch in extractor.extract()) == {rows}
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)

@@ -12,16 +12,8 @@ from etl.errors import ConfigError, EtlError, RetryLater, SourceError
 from etl.extractors.files import FilesExtractor
 from tests.conftest import Bucket
 from tests.contracts import ExtractorContract
-from tests.files import (
-    CSV,
-    GZIPPED,
-    PARQUET,
-    WORKBOOK,
-    frame_of,
-    needs_openpyxl,
-    rows_of,
-    zip_of,
-)
+from tests.files import CSV, GZIPPED, PARQUET, WORKBOOK, needs_openpyxl, zip_of
+from tests.reading import frame_of, rows_of
 from tests.web import WebServer
 
 

@@ -16,17 +16,8 @@ from etl.extractors.files import FilesExtractor
 from etl.files.json_columns import flattened
 from etl.files.json_records import json_array, json_lines
 from etl.ledger import Account
-from tests.files import (
-    JSON_ARRAY,
-    JSON_LINES,
-    RECORDS,
-    Put,
-    frame_of,
-    lines,
-    rejects_of,
-    rows_of,
-    types_of,
-)
+from tests.files import JSON_ARRAY, JSON_LINES, RECORDS, Put, lines
+from tests.reading import frame_of, rejects_of, rows_of, types_of
 
 
 @pytest.mark.parametrize(("name", "content"), [("sets.jsonl", JSON_LINES), ("sets.json", JSON_ARRAY)])

@@ -25,16 +25,13 @@ from tests.files import (
     WORKBOOK,
     Put,
     edited_workbook,
-    frame_of,
     needs_openpyxl,
     parquet,
-    rejects_of,
-    rows_of,
-    types_of,
     with_broken_footer,
     workbook,
     zip_of,
 )
+from tests.reading import frame_of, rejects_of, rows_of, types_of
 
 # -- Parquet ------------------------------------------------------------------------------------------------------
 
