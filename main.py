@@ -305,7 +305,7 @@ examples:
   python main.py schema S3Loader               the options of a step
 
 exit codes: 0 done or unchanged, 65 the data is bad, 69 the source is down, 70 a bug, 74 disk or I/O,
-75 try again later, 77 permission, 78 configuration, 130 and 143 stopped by a signal
+75 try again later, 77 permission, 78 configuration, 129, 130 and 143 stopped by a signal
 """
 
 

@@ -7,7 +7,7 @@
     +-- StorageError      74  the disk or another local resource failed: free some
     +-- RetryLater        75  nothing is wrong that waiting does not mend: run again
     +-- AccessError       77  ask for the permission that the message names
-    +-- Stopped      130/143  somebody stopped the run (Ctrl-C, SIGTERM)
+    +-- Stopped  129/130/143  somebody stopped the run (a closed terminal, Ctrl-C, SIGTERM)
 
 The codes are those of BSD's sysexits.h, which schedulers and mail wrappers know.
 """

@@ -1,4 +1,4 @@
-"""Turns Ctrl-C and SIGTERM into an error that unwinds the run, but never in the middle of a commit."""
+"""Turns Ctrl-C, SIGTERM and SIGHUP into an error that unwinds the run, but never in the middle of a commit."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from types import FrameType
 
 from etl.errors import Stopped
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _held = False
 _put_off: list[int] | None = None  # the stops that wait for the end of a block, while there is one
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise Stopped in the main thread at the first SIGINT or SIGTERM; later ones cannot disturb the cleaning up."""
-    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    """Raise Stopped in the main thread at the first of the signals; later ones cannot disturb the cleaning up.
+
+    One that whoever started this had set to be ignored, as ``nohup`` does with SIGHUP, still is.
+    """
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in heeded}
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pandas import DataFrame, Series
 
-from etl.errors import ConfigError, EtlError
+from etl.errors import ConfigError, DataError
 from etl.tables.fingerprints import CONTENT_LANE, KEY_LANES, Fingerprinter
 from etl.tables.keys import KeyIndex, _Table, _TablesOnDisk
 from tests.conftest import PROJECT
@@ -279,7 +279,7 @@ def test_a_column_that_changes_its_type_is_an_error() -> None:
     with KeyIndex() as index:
         index.check(DataFrame({"key": [1, 2], "x": [1, 2]}), ["key"])
         index.check(DataFrame({"key": [3], "x": [None]}), ["key"])
-        with pytest.raises(EtlError, match="'x': they were int64 in earlier batches and are double in this one"):
+        with pytest.raises(DataError, match="'x': they were int64 in earlier batches and are double in this one"):
             index.check(DataFrame({"key": [1, 2], "x": [1, np.nan]}), ["key"])
 
 

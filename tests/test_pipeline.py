@@ -310,7 +310,7 @@ class Endless(Extractor):
         return Source("endless:")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_stop_cleanly(bucket: Bucket, number: signal.Signals, tmp_path: Path) -> None:
     pipeline_file = tmp_path / "endless.toml"
     pipeline_file.write_text(f"""
@@ -352,6 +352,16 @@ def test_a_stop_waits_for_the_answer_that_tells_what_to_clean_up() -> None:
         work()
     assert (reached, stopped.value.exit_code) == (["end of the block"], 143)
     assert str(stopped.value) == "stopped by SIGTERM"  # whether anything was published, the report knows
+
+
+def test_a_signal_that_is_to_be_ignored_still_is() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+    try:
+        with stopped_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

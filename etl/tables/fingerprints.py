@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from etl.errors import EtlError
+from etl.errors import DataError
 from etl.tables.arrow import as_arrow
 
 LANES = 3
@@ -57,7 +57,7 @@ class Fingerprinter:
         """Return fingerprints of shape (3, rows): two lanes for the key columns, one for all the others.
 
         They depend neither on the other rows, nor on the order of the columns, nor on how Arrow has chunked the values.
-        Null equals null, NaN equals NaN, 0.0 equals -0.0. Raises EtlError if a column has changed its type.
+        Null equals null, NaN equals NaN, 0.0 equals -0.0. Raises DataError if a column has changed its type.
         """
         lanes = np.zeros((LANES, len(frame)), _WORD)
         if frame.empty:
@@ -76,7 +76,7 @@ class Fingerprinter:
     def _check_type(self, column: str, kind: pa.DataType) -> None:
         known = self._types.setdefault(column, kind)
         if known != kind:
-            raise EtlError(
+            raise DataError(
                 f"cannot compare the values of {column!r}: they were {known} in earlier batches and are {kind} in this "
                 "one; give the column one type before looking for repeated rows"
             )

@@ -55,7 +55,7 @@ class KeyIndex:
 
         A repeat equals the first row with its key in all columns; a conflict does not. Null is a value like any other.
         ``keys``: at least one column, the same for every batch.
-        Raises ConfigError if one is missing, EtlError if a column has changed its type, OSError if the disk fails.
+        Raises ConfigError if one is missing, DataError if a column has changed its type, OSError if the disk fails.
         """
         missing = [key for key in keys if key not in frame.columns]
         if missing:
