@@ -96,7 +96,7 @@ class MongoExtractor(DocumentOptions, Extractor):
     def read(self, account: Account) -> Iterator[DataFrame]:
         from etl.documents.table import DocumentTable
 
-        first = account.rows_out + account.rejected.total() + 1
+        first = account.next_row
         yield from DocumentTable(self, account).frames(self._documents(first), self._columns, self.batch_rows)
 
     @contextmanager
