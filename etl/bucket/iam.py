@@ -51,7 +51,7 @@ def run_policy(place: Place, posture: BucketPosture, loader: S3Loader) -> Policy
         _allow("Posture", looks, [place.arn()]),
     ]
     if place.is_dataset:
-        statements += [_allow("Sweep", ["s3:DeleteObject"], [place.arn(f"{place.pattern}data/*")])]
+        statements += [_allow("Sweep", ["s3:DeleteObject"], [place.arn(path) for path in place.files])]
     else:
         statements += [
             _allow("Versions", ["s3:ListBucketVersions"], [place.arn()], names),
