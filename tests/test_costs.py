@@ -90,7 +90,6 @@ def test_a_change_that_changes_no_row_costs_one_request_more(lego: Pipeline, web
         f"GET {note}": 1,
         "GET ?list-type&prefix&max-keys&encoding-type": 1,  # there is none: because the bucket is missing?
         f"GET lego/_runs/{first.run_id}.json": 1,  # for the guard
-        "GET ?uploads&prefix": 1,
         f"PUT lego/_rejects/{run_id}.jsonl": 1,
         f"PUT {note}": 1,
         f"PUT lego/_runs/{run_id}.json": 1,

@@ -361,6 +361,12 @@ class TestRaces:
         self.commit(receipt, run)
         assert [upload["UploadId"] for upload in self.bucket.open_uploads()] == [other["UploadId"]]
 
+    def test_run_that_publishes_nothing_ends_no_other(self) -> None:
+        publish(self.loader, 1)
+        receipt, run = self.write(random_batches(10))
+        assert not publish(self.loader, 1).changed
+        assert self.commit(receipt, run).changed
+
 
 def test_store_that_knows_no_conditions_is_written_to_without(bucket: Bucket, front: Front) -> None:
     front.refuse_if(lambda call: "If-None-Match" in call.headers, 501, "NotImplemented")

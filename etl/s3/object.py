@@ -84,7 +84,7 @@ class ObjectLayout:
         else:
             stored = self._publish(store, receipt, run)
             changed, identity = True, None
-        self._abort_strays(store)
+            self._abort_strays(store)
         published = (self.loader.uri, receipt.rows, receipt.bytes, receipt.sha256, receipt.schema)
         return Published(*published, stored.version_id if stored else None, changed, identity)
 
@@ -189,9 +189,9 @@ class ObjectLayout:
     def _abort_strays(self, store: Store) -> None:
         """Abort what earlier runs left when they were killed.
 
-        Only now, after the commit: if one of them belongs to a run that is alive on another machine, that run has
-        lost the race already, because the object is no longer the one that it saw. Before, we would have ended
-        a healthy run, and a dry run would have, too.
+        Only now, after publishing: if one of them belongs to a run that is alive on another machine, that run has
+        lost the race already, because the object is no longer the one that it saw. Before, or in a run that publishes
+        nothing, we would have ended a healthy one.
         """
         try:
             for upload_id, _ in store.uploads(self.key):
