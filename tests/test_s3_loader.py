@@ -419,6 +419,13 @@ class TestHistory:
         self.loader.rollback("run-3")
         assert len(self.bucket.versions("a.csv")) == 3
 
+    def test_rollback_brings_back_what_was_deleted(self) -> None:
+        self.bucket.client.delete_object(Bucket=self.bucket.name, Key="a.csv")
+        assert [each.live for each in self.loader.versions()] == [False, False, False]
+        self.loader.rollback("run-3")
+        assert self.bucket.body("a.csv") == b'"number","text"\n3,"row 3"\n'
+        assert [each.live for each in self.loader.versions()] == [True, False, False, False]
+
     def test_rollback_to_an_unknown_run(self) -> None:
         with pytest.raises(ConfigError, match="no version of run run-9"):
             self.loader.rollback("run-9")

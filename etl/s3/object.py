@@ -104,17 +104,18 @@ class ObjectLayout:
         store = self.loader.store()
         found = list(islice(store.versions(self.key), _MOST_VERSIONS))
         with ThreadPoolExecutor(_LOOKERS) as pool:
-            described = pool.map(lambda version: store.head(self.key, version.version_id), found)
-            return [self._version(store, each, live=number == 0) for number, each in enumerate(described) if each]
+            described = pool.map(lambda version: store.head(self.key, version[0]), found)
+            pairs = zip(described, found, strict=True)
+            return [self._version(store, each, live=live) for each, (_, live) in pairs if each]
 
     def rollback(self, run_id: str) -> Version:
         """Copy the version that ``run_id`` published onto the key. The versions in between stay in the history."""
         store = self.loader.store()
-        for number, found in enumerate(store.versions(self.key)):
-            version = store.head(self.key, found.version_id)
+        for version_id, live in store.versions(self.key):
+            version = store.head(self.key, version_id)
             if version is None or version.metadata.get("etl-run-id") != run_id:
                 continue
-            if number > 0:
+            if not live:
                 options = {"StorageClass": self.loader.storage_class} if self.loader.storage_class else {}
                 copy_version(store, version, only_if(self._etag(store)), **options)
             return self._version(store, version, live=True)

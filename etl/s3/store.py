@@ -126,15 +126,14 @@ class Store:
         for entry in (entry for page in pages for entry in page.get("Contents", [])):
             yield Stored(entry["Key"], entry["ETag"], entry["Size"], entry["LastModified"])
 
-    def versions(self, key: str) -> Iterator[Stored]:
-        """The versions of one object, the newest first."""
+    def versions(self, key: str) -> Iterator[tuple[str, bool]]:
+        """The versions of one object, the newest first: id, and whether readers get it. None is once it is deleted."""
         tokens = ["KeyMarker", "VersionIdMarker"]
         for page in self._pages("s3:ListBucketVersions", key, self.client.list_object_versions, tokens):
             for entry in page.get("Versions", []):
                 if entry["Key"] != key:
                     return
-                version_id = entry["VersionId"]
-                yield Stored(key, entry["ETag"], entry["Size"], entry["LastModified"], version_id=version_id)
+                yield entry["VersionId"], entry["IsLatest"]
 
     # -- writing --------------------------------------------------------------------------------------------------
 
