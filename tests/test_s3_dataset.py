@@ -485,6 +485,18 @@ class TestRacing:
         assert dataset.loader().commit([receipt], run).changed
         assert dataset.numbers() == [1]
 
+    def test_pointer_that_somebody_deletes_before_the_commit(self, dataset: Dataset, front: Front) -> None:
+        dataset.publish(frame(1))
+
+        def delete_it_first(call: Any) -> bool:
+            if call.method == "PUT" and call.key == "sales/_current.json":
+                dataset.bucket.client.delete_object(Bucket=dataset.bucket.name, Key=call.key)
+            return False
+
+        front.refuse_if(delete_it_first, 500, "never")
+        with pytest.raises(RetryLater, match=r"_current\.json: lost race: somebody has deleted it"):
+            dataset.publish(frame(2), recipe="r2")
+
     def test_pointer_that_may_not_be_read(self, dataset: Dataset, front: Front) -> None:
         dataset.publish(frame(1))
         front.refuse_if(lambda call: call.method == "GET" and call.key.endswith(".json"), 403, "AccessDenied")

@@ -80,9 +80,9 @@ class Catalog:
             reply = self.store.put(key, body, only_if(etag), ContentType=_JSON)
         except LostRace as error:
             now = self.look()
-            if now is None:
+            if now is None and etag is None:
                 raise AccessError(f"{self.uri}{POINTER} exists, but may not be read: ask for s3:GetObject") from error
-            if now.pointer != pointer:  # else it was this very request, and its reply was lost
+            if now is None or now.pointer != pointer:  # else it was this very request, and its reply was lost
                 raise
             return None
         version_id: str | None = reply.get("VersionId")

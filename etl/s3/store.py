@@ -17,6 +17,7 @@ from etl.s3.bodies import StoppableFile, crc32_of
 from etl.s3.client import (
     Damaged,
     Denied,
+    LostRace,
     Missing,
     NoConditions,
     Unavailable,
@@ -224,6 +225,11 @@ class Store:
         """Write under a condition; without it where the store knows none and the loader allows that."""
         try:
             return self.call(action, key, method, **params, **condition)
+        except Missing as error:
+            if "IfMatch" not in condition:
+                raise
+            self.check_bucket(key)
+            raise LostRace(f"{self.uri(key)}: lost race: somebody has deleted it meanwhile; run again") from error
         except NoConditions as error:
             if not condition:
                 raise
