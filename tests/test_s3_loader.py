@@ -335,6 +335,13 @@ class TestRaces:
         assert (again.changed, again.version_id) == (True, first.version_id)
         assert len(self.bucket.versions("a.parquet")) == 1
 
+    def test_object_that_somebody_deleted_meanwhile_is_a_lost_race(self) -> None:
+        publish(self.loader, 1)
+        written = self.write(LoaderContract.batches(2))
+        self.bucket.client.delete_object(Bucket=self.bucket.name, Key="a.parquet")
+        with pytest.raises(RetryLater, match=r"a\.parquet: lost race: somebody"):
+            self.commit(*written)
+
     def test_upload_that_somebody_aborted_is_for_the_next_run(self, front: Front) -> None:
         receipt, run = self.write(random_batches(10))
         front.refuse("POST", "uploadId", 404, "NoSuchUpload")
@@ -372,6 +379,25 @@ def test_store_that_knows_no_conditions_is_written_to_without(bucket: Bucket, fr
     front.refuse_if(lambda call: "If-None-Match" in call.headers, 501, "NotImplemented")
     publish(S3Loader(bucket=bucket.name, key="a.csv"), 1)
     assert "a.csv" in bucket.objects()
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_store_that_keeps_no_checksums_is_believed(bucket: Bucket, front: Front, count: int) -> None:
+    front.hidden = {"x-amz-checksum-mode"}  # then the server tells none
+    loader, run = S3Loader(bucket=bucket.name, key="a.parquet", part_bytes=5 * MIB), LoaderContract.a_run()
+    assert loader.commit([loader.load(random_batches(count), run)], run).changed
+
+
+def test_damage_that_the_store_did_not_notice_is_told(bucket: Bucket, front: Front) -> None:
+    def damage_it_first(call: Call) -> bool:
+        if call.method == "HEAD" and call.key in bucket.objects():
+            told = bucket.metadata(call.key)
+            bucket.client.put_object(Bucket=bucket.name, Key=call.key, Body=b"something", Metadata=told)
+        return False
+
+    front.refuse_if(damage_it_first, 500, "never")
+    with pytest.raises(EtlError, match="damaged on its way: roll back"):
+        publish(S3Loader(bucket=bucket.name, key="a.csv"), 1)
 
 
 def test_object_that_exists_but_may_not_be_seen(bucket: Bucket, front: Front) -> None:

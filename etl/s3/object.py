@@ -154,7 +154,7 @@ class ObjectLayout:
                 raise
         else:
             stored = store.head(self.key)
-        if stored and _is_from(stored, run) and not stored.holds(receipt.bytes, detail["crc32"], receipt.sha256):
+        if stored and _is_from(stored, run) and stored.holds(receipt.bytes, detail["crc32"], receipt.sha256) is False:
             raise EtlError(f"{self.loader.uri} was damaged on its way: roll back to the version before, and run again")
         return stored
 

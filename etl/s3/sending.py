@@ -104,7 +104,7 @@ class Sending:
         return version_id
 
 
-def _holds(there: Stored, file: DataFile) -> bool:
+def _holds(there: Stored, file: DataFile) -> bool | None:
     return there.holds(file.bytes, file.crc32, file.sha256)
 
 

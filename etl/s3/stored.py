@@ -22,11 +22,14 @@ class Stored:
     content_type: str = ""
     encryption: str | None = None
 
-    def holds(self, size: int, crc32: str, sha256: str) -> bool:
-        """Whether these bytes are in it: told by size and checksum, or by the hash in our metadata."""
+    def holds(self, size: int, crc32: str, sha256: str) -> bool | None:
+        """Whether these bytes are in it, told by size and checksum or by our hash in the metadata. None: by neither."""
+        if self.bytes != size:
+            return False
         if self.crc32 is not None:
-            return (self.bytes, self.crc32) == (size, crc32)
-        return (self.bytes, self.metadata.get("etl-sha256")) == (size, sha256)
+            return self.crc32 == crc32
+        told = self.metadata.get("etl-sha256")
+        return told == sha256 if told else None
 
 
 def only_if(etag: str | None) -> dict[str, str]:
