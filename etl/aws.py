@@ -13,12 +13,18 @@ from botocore.config import Config
 
 from etl.errors import AccessError, ConfigError, EtlError
 
+_LOG_IN = "the AWS login is missing or has expired; run `aws sso login`"
+
 SIGN_IN_ERRORS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
     (aws.NoCredentialsError, AccessError, "no AWS credentials found; set AWS_PROFILE or the AWS_* keys in .env"),
     (aws.PartialCredentialsError, AccessError, "the AWS credentials are incomplete"),
     (aws.CredentialRetrievalError, AccessError, "the AWS credentials could not be fetched; log in again"),
-    (aws.TokenRetrievalError, AccessError, "the AWS login has expired; run `aws sso login`"),
+    (aws.TokenRetrievalError, AccessError, _LOG_IN),
+    (aws.SSOError, AccessError, _LOG_IN),
+    (aws.MissingDependencyException, ConfigError, "a library is missing"),
     (aws.ProfileNotFound, ConfigError, "there is no such AWS profile; check AWS_PROFILE"),
+    (aws.ConfigParseError, ConfigError, "the AWS config file cannot be read"),
+    (aws.InvalidConfigError, ConfigError, "the AWS config file is wrong"),
     (aws.NoRegionError, ConfigError, "no region; set AWS_DEFAULT_REGION in .env"),
 )
 

@@ -21,9 +21,11 @@ from tests.contracts import LoaderContract
 from tests.s3_front import Front
 
 
-def explained(code: str, message: str = "", *, owner: str | None = None, headers: Any = None, **facts: str) -> EtlError:
+def explained(
+    code: str, message: str = "", *, status: int = 400, owner: str | None = None, headers: Any = None, **facts: str
+) -> EtlError:
     """What becomes of an error reply of S3."""
-    metadata: Any = {"HTTPStatusCode": 400, "HTTPHeaders": headers or {}}
+    metadata: Any = {"HTTPStatusCode": status, "HTTPHeaders": headers or {}}
     reply: Any = {"Error": {"Code": code, "Message": message, **facts}, "ResponseMetadata": metadata}
     with pytest.raises(EtlError) as failure, s3_errors("s3:PutObject", "s3://b/k", owner):
         raise ClientError(reply, "PutObject")
@@ -47,7 +49,6 @@ def explained(code: str, message: str = "", *, owner: str | None = None, headers
         ("NotImplemented", 78, "does not implement"),
         ("SlowDown", 75, "throttling"),
         ("InternalError", 75, "run again later"),
-        ("503", 75, "run again later"),
         ("PreconditionFailed", 75, "lost race"),
         ("ConditionalRequestConflict", 75, "another write"),
         ("NoSuchUpload", 75, "the upload is gone"),
@@ -60,6 +61,21 @@ def test_codes_become_errors_with_a_remedy(code: str, exit_code: int, remedy: st
     assert error.exit_code == exit_code
     assert remedy in error.message
     assert f"({code}: in S3's words)" in error.message
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "exit_code"),
+    [
+        ("503", 503, 75),  # without a body
+        ("SlowDownWrite", 503, 75),
+        ("ServerNotInitialized", 503, 75),
+        ("TooManyRequests", 429, 75),
+        ("AccountProblem", 403, 77),
+        ("NotSignedUp", 403, 77),
+    ],
+)
+def test_other_codes_are_told_by_their_status(code: str, status: int, exit_code: int) -> None:
+    assert explained(code, status=status).exit_code == exit_code
 
 
 def test_denied_key_names_what_it_takes() -> None:
@@ -101,6 +117,34 @@ def test_missing_credentials_are_named(bucket: Bucket, monkeypatch: pytest.Monke
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(AccessError, match="no AWS credentials found"):
         S3Loader(bucket=bucket.name, key="a.csv").check()
+
+
+@pytest.mark.parametrize(
+    ("profile", "exit_code", "news"),
+    [
+        (
+            "sso_start_url = https://a\nsso_region = eu-west-1\nsso_account_id = 111122223333\nsso_role_name = r",
+            77,
+            "run `aws sso login`",
+        ),
+        ("login_session = arn:aws:iam::111122223333:user/u", 78, r"a library is missing .*pip install"),
+        ("role_arn = arn:aws:iam::111122223333:role/r\nsource_profile = nobody", 78, "the AWS config file is wrong"),
+        ("no setting", 78, "the AWS config file cannot be read"),
+    ],
+)
+def test_profiles_that_give_no_credentials(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str, exit_code: int, news: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    config = tmp_path / "config"
+    config.write_text(f"[profile me]\n{profile}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "me")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(EtlError, match=news) as failure:
+        S3Loader(bucket=bucket.name, key="a.csv").live()
+    assert failure.value.exit_code == exit_code
 
 
 @pytest.mark.parametrize(

@@ -112,10 +112,13 @@ _CODES: dict[str, tuple[type[EtlError], str]] = {
     "RequestTimeout": (Unavailable, f"S3 timed out; {_LATER}"),
     "RequestTimeTooSkewed": (RetryLater, "this machine's clock is wrong; set it (NTP) and run again"),
     "SlowDown": (Unavailable, f"S3 is throttling; {_LATER}"),
-    "429": (Unavailable, f"S3 is throttling; {_LATER}"),
-    "ServiceUnavailable": (Unavailable, f"S3 is unavailable; {_LATER}"),
     "InternalError": (Unavailable, f"S3 had an internal error; {_LATER}"),
-    **dict.fromkeys(("500", "502", "503", "504"), (Unavailable, f"S3 is unavailable; {_LATER}")),
+}
+# Other stores have codes of their own; some replies have none, and botocore calls them by the status.
+_STATUSES: dict[int, tuple[type[EtlError], str]] = {
+    **dict.fromkeys((401, 403), (AccessError, _ASK)),
+    429: (Unavailable, f"S3 is throttling; {_LATER}"),
+    **dict.fromkeys((500, 502, 503, 504), (Unavailable, f"S3 is unavailable; {_LATER}")),
 }
 
 _EXCEPTIONS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
@@ -206,8 +209,9 @@ def _explained(response: Mapping[str, Any], owner: str | None) -> tuple[type[Etl
     """The error's class, and what is wrong with what to do about it, in one line."""
     facts = response.get("Error", {})
     code, detail = str(facts.get("Code", "")), str(facts.get("Message", ""))
-    kind, remedy = _CODES.get(code, (EtlError, "S3 refused"))
-    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    reply = response.get("ResponseMetadata", {})
+    status, headers = reply.get("HTTPStatusCode", 0), reply.get("HTTPHeaders", {})
+    kind, remedy = _CODES.get(code) or _STATUSES.get(status, (EtlError, "S3 refused"))
     if remedy is _REGION and (region := facts.get("Region") or headers.get("x-amz-bucket-region")):
         remedy = f'the bucket is in {region}; set region = "{region}" in its table, or AWS_DEFAULT_REGION={region}'
     elif code == "RequestTimeTooSkewed" and (offset := _clock_offset(headers)):
