@@ -41,7 +41,7 @@ class Draft(io.FileIO):
     """
 
     def __init__(self, target: Path, run_id: str) -> None:
-        self.path = target.with_name(f"{_beginning(target)}{run_id}-{secrets.token_hex(3)}{_ENDING}")
+        self.path = target.with_name(f"{_hidden(target)}.{run_id}-{secrets.token_hex(3)}{_ENDING}")
         self.size = 0
         self.sha256 = hashlib.sha256()
         self._target = target
@@ -88,16 +88,16 @@ def remove(draft: Path) -> None:
 
 
 def sweep(target: Path) -> None:
-    """Remove the drafts that killed runs left beside ``target``."""
+    """Remove the drafts that killed runs left beside ``target``; not those of ``sets.csv.gz`` beside ``sets.csv``."""
     for path in target.parent.iterdir():
-        if path.name.startswith(_beginning(target)) and path.name.endswith(_ENDING):
+        if path.suffix == _ENDING and Path(path.stem).stem == _hidden(target):
             with suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
 
-def _beginning(target: Path) -> str:
-    return f".{target.name.removeprefix('.')}."
+def _hidden(target: Path) -> str:
+    return f".{target.name.removeprefix('.')}"
 
 
 @contextmanager

@@ -228,6 +228,13 @@ def test_a_cleared_draft_is_a_lost_race(file: Path) -> None:
     assert numbers(file) == [3]
 
 
+def test_the_draft_of_a_neighbour_is_left_alone(file: Path) -> None:
+    loader, run = LocalLoader(path=file.with_name("table.csv.gz")), LoaderContract.a_run()
+    receipt = loader.load(LoaderContract.batches(1), run)
+    publish(file, 2)
+    assert loader.commit([receipt], run).changed
+
+
 def test_a_draft_that_is_being_written_is_left_alone(file: Path) -> None:
     loader, run = LocalLoader(path=file), LoaderContract.a_run()
 

@@ -157,7 +157,7 @@ class LocalLoader(Loader, FormatOptions):
             "sha256": receipt.sha256,
             "file": _identity(about),
         }
-        with Draft(self._sidecar, run.id) as draft:
+        with Draft(self.file, run.id) as draft:
             draft.write(json.dumps(facts, indent=2).encode())
             draft.finish()
         take_place(draft.path, self._sidecar)
