@@ -95,4 +95,4 @@ def read_file(
 
 def _restored(text: str | None, kind: pa.DataType, rows: int) -> Any:
     """A partition column, which is not in the file: its one value, as often as the file has rows."""
-    return pa.array([text] * rows, pa.string()).cast(kind)
+    return pa.array([text] * rows, kind if text is None else pa.string()).cast(kind)

@@ -303,6 +303,7 @@ class TestPartitioning:
             "year": pa.int16(),
             "good": pa.bool_(),
             "text": pa.string(),
+            "none": pa.null(),
         }
         rows = DataFrame(
             {
@@ -311,10 +312,12 @@ class TestPartitioning:
                 "year": [2026, None],
                 "good": [True, None],
                 "text": ["a", "b"],
+                "none": [None, None],
             }
         ).astype({name: pd.ArrowDtype(types[name]) for name in types})
-        dataset.publish(rows, {"partition_by": ["year", "day", "good"]})
-        assert dataset.files()[0].startswith("year=2026/day=2026-11-23/good=true/part-00000-")
+        dataset.publish(rows, {"partition_by": ["year", "day", "good", "none"]})
+        folder = f"year=2026/day=2026-11-23/good=true/none={NULL_FOLDER}"
+        assert dataset.files()[0].startswith(f"{folder}/part-00000-")
         assert_frame_equal(dataset.read(), rows)
         assert_frame_equal(dataset.read("year", "number"), rows[["year", "number"]])
         assert_frame_equal(dataset.read("good"), rows[["good"]])
