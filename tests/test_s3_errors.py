@@ -19,6 +19,7 @@ from etl.s3.store import Store
 from tests.conftest import Bucket
 from tests.contracts import LoaderContract
 from tests.s3_front import Front
+from tests.web import WebServer
 
 
 def explained(
@@ -221,6 +222,15 @@ def test_unreachable_server_is_for_later(bucket: Bucket, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(RetryLater, match="cannot reach S3"):
         S3Loader(bucket=bucket.name, key="a.csv", deadline_s=0).live()
+
+
+def test_a_web_server_is_no_s3(bucket: Bucket, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the console of a store, which shows its page at any address."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url(""))
+    for key, place in (("a.csv", {"key": "a.csv"}), ("a/_current.json", {"prefix": "a/"})):
+        web.serve(f"/{bucket.name}/{key}", b"<html></html>")
+        with pytest.raises(ConfigError, match=r"answers, and not as S3 does; check AWS_ENDPOINT_URL"):
+            S3Loader.model_validate({"bucket": bucket.name, **place}).live()
 
 
 def test_silent_server_is_given_up_at_the_deadline(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

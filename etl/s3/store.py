@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from etl.errors import ConfigError
 from etl.s3.bodies import StoppableFile, crc32_of
 from etl.s3.client import (
     Damaged,
@@ -102,7 +103,7 @@ class Store:
             if self.look(key, Range="bytes=0-0") is None:
                 return None
             reply = head()  # who may GET may HEAD: whatever it was has passed
-        return described(key, reply)
+        return described(key, self._from_s3(reply))
 
     def get(self, key: str, **more: Any) -> tuple[bytes, str] | None:
         """The object's content and ETag, or None if there is no such object."""
@@ -248,8 +249,15 @@ class Store:
             more = {token: page[f"Next{token}"] for token in tokens if page.get(f"Next{token}")}
 
     def _read(self, **params: Any) -> tuple[bytes, str]:
-        reply = self.client.get_object(**params)
+        reply = self._from_s3(self.client.get_object(**params))
         return reply["Body"].read(), reply["ETag"]
+
+    def _from_s3(self, reply: Any) -> Any:
+        """The reply about an object, if it has what every object has: it may be the page of some web server."""
+        if "ETag" not in reply:
+            server = self.client.meta.endpoint_url
+            raise ConfigError(f"{server} answers, and not as S3 does; check AWS_ENDPOINT_URL")
+        return reply
 
     def _send(self, body: bytes | Path, **params: Any) -> Any:
         with ExitStack() as stack:
