@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from etl.options import Options
+from etl.s3.options import KEY_ARN, Encryption
 
 if TYPE_CHECKING:
     from etl.loaders.s3 import S3Loader
 
-Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
-
-KeyArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[\w-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+$")]
 PrincipalArn = Annotated[
     str, StringConstraints(pattern=r"^arn:aws[\w-]*:(iam|sts)::\d{12}:(root|(user|role|assumed-role)/[\w+=,.@/-]+)$")
 ]
@@ -31,8 +29,10 @@ class BucketPosture(Options):
     encryption: Encryption | Literal["any"] = Field(
         default="AES256", description="How objects are encrypted that do not ask for more; what is stronger is fine."
     )
-    kms_key_id: KeyArn | None = Field(
-        default=None, description="ARN of the KMS key. Readers need kms:Decrypt on it; its own key policy gives that."
+    kms_key_id: str | None = Field(
+        default=None,
+        description="ARN of the KMS key. Readers need kms:Decrypt on it; its own key policy gives that.",
+        pattern=KEY_ARN,
     )
     bucket_key: bool | None = Field(
         default=None,

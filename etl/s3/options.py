@@ -14,7 +14,7 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-_KEY_ARN = r"^arn:aws[\w-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+$"
+KEY_ARN = r"^arn:aws[\w-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+$"
 _MOST_TAGS = 10
 _MOST_METADATA_BYTES = 1500  # of S3's 2 KB; ours take the rest
 _ONLY_WITH_KEY = ("part_bytes",)
@@ -28,6 +28,7 @@ _ONLY_WITH_PREFIX = (
     "keep_versions",
 )
 
+Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
 Acl = Literal["private", "bucket-owner-read", "bucket-owner-full-control", "authenticated-read", "public-read"]
 StorageClass = Literal["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"]
 
@@ -80,7 +81,7 @@ class S3Options(FormatOptions):
         pattern=r"^\d{12}$",
         coerce_numbers_to_str=True,  # as --set and TOML without quotes give it
     )
-    encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+    encryption: Encryption | None = Field(
         default=None, description="How S3 encrypts what is written; by default as the bucket says."
     )
     kms_key_id: str | None = Field(default=None, description="ARN of the KMS key; by default the account's own for S3.")
@@ -137,7 +138,7 @@ class S3Options(FormatOptions):
     @field_validator("kms_key_id")
     @classmethod
     def _kms_key_is_an_arn(cls, kms_key_id: str | None) -> str | None:
-        if kms_key_id is None or re.match(_KEY_ARN, kms_key_id):
+        if kms_key_id is None or re.match(KEY_ARN, kms_key_id):
             return kms_key_id
         if "alias/" in kms_key_id:
             raise ValueError(
