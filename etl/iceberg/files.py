@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pyiceberg.table import Table
 
 from etl.errors import DataError
 from etl.formats.encoders import Descriptions, Encoder, grouped
+from etl.formats.hashed import HashedStream
 from etl.formats.options import FormatOptions, ParquetOptions
 from etl.tables.one_schema import same_kind
 
@@ -53,7 +53,7 @@ class DataFiles:
     def _write_file(self, path: str, group: pa.Table | None, groups: Iterator[pa.Table]) -> int:
         rows = 0
         with (
-            _HashedStream(self._table.io.new_output(path).create(overwrite=True), self.sha256) as sink,
+            HashedStream(self._table.io.new_output(path).create(overwrite=True), self.sha256) as sink,
             Encoder(sink, self.schema, "parquet", self._options) as encoder,
         ):
             while group is not None:
@@ -65,30 +65,6 @@ class DataFiles:
 
     def remove(self) -> None:
         remove(self._table, self.paths)
-
-
-class _HashedStream(io.RawIOBase):
-    def __init__(self, stream: Any, sha256: Any) -> None:
-        self.size = 0
-        self._stream = stream
-        self._sha256 = sha256
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.size
-
-    def write(self, data: Any) -> int:
-        self._stream.write(data)
-        self._sha256.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
-        super().close()
 
 
 def remove(table: Table, paths: Iterable[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
-from zlib_ng import zlib_ng
 
 from etl.errors import ConfigError, DataError
 from etl.formats.encoders import Descriptions, Encoder, grouped
+from etl.formats.hashed import HashedStream
 from etl.formats.options import Format, FormatOptions
 from etl.tables.batches import regroup
 
@@ -115,7 +113,8 @@ class Cutter:
         """One file, and the group that the next one begins with."""
         rows, most_rows = 0, self._cut.max_rows or float("inf")
         how = (self._format, self._options, self._descriptions)
-        with HashedFile(next(self._paths)) as sink, Encoder(sink, schema, *how) as encoder:
+        path = next(self._paths)
+        with HashedStream(path.open("xb")) as sink, Encoder(sink, schema, *how) as encoder:
             while group is not None and sink.size < self._cut.max_bytes and rows + group.num_rows <= most_rows:
                 encoder.write(group)
                 rows += group.num_rows
@@ -125,7 +124,7 @@ class Cutter:
         self._numbers[values] += 1
         sha256 = sink.sha256.hexdigest()
         name = f"{folder_of(partition)}part-{number:05}-{sha256[:16]}.{self._format}"
-        return Part(sink.path, name, partition, rows, sink.size, sha256, sink.crc32), group
+        return Part(path, name, partition, rows, sink.size, sha256, sink.crc32), group
 
     def _partitions(self, tables: Iterable[pa.Table], inside: pa.Schema) -> Iterator[tuple[Values, Iterator[pa.Table]]]:
         with _Spool(self._folder / "spool", inside) as spool:
@@ -215,31 +214,3 @@ class _Spool:
 
 def _nulls_last(values: Values) -> tuple[tuple[bool, str], ...]:
     return tuple((value is None, value or "") for value in values)
-
-
-class HashedFile(io.RawIOBase):
-    """A new local file that knows the size, SHA-256 and CRC32 of what was written to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-        self.crc32 = 0
-        self._file = path.open("xb")
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.size
-
-    def write(self, data: Any) -> int:
-        self._file.write(data)
-        self.size += len(data)
-        self.sha256.update(data)
-        self.crc32 = zlib_ng.crc32(data, self.crc32)
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
