@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from itertools import count
@@ -13,7 +16,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from etl.s3.client import shared_clients
-from tests.conftest import Bucket
+from tests.conftest import PROJECT, Bucket
 from tests.processes import started
 from tests.s3_front import Call, Front
 from tests.s3_runs import Proof, run_command
@@ -40,6 +43,32 @@ def kill(proof: Proof, place: str, front: Front, point: int, *, after: bool, mor
     process.join(60)
     front.forget_refusals()
     assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["multipart", "dataset"])
+def test_a_stop_does_not_wait_for_a_silent_server(
+    tmp_path: Path, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    monkeypatch.setenv("S3_BUCKET", bucket.name)
+    proof = Proof(tmp_path, bucket, layout)
+    proof.prepare()
+    waits, over = threading.Event(), threading.Event()
+
+    def gets_no_answer(call: Call) -> bool:
+        if call.method == "PUT" and ("partNumber" in call.query or "/data/" in call.key):
+            waits.set()
+            return over.wait(50)
+        return False
+
+    front.reset_if(gets_no_answer)
+    process = subprocess.Popen([sys.executable, PROJECT / "main.py", *proof.command("stopped")])
+    assert waits.wait(60)
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        over.set()
 
 
 def slow(*values: object) -> ParameterSet:

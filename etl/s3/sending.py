@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 from etl.run import Run
 from etl.s3.bodies import crc32_text
 from etl.s3.client import LostRace
+from etl.s3.inflight import InFlight
 from etl.s3.manifest import DataFile, Manifest
 from etl.s3.pointer import Catalog, folder_of
 from etl.s3.stored import Stored, only_if
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from etl.loaders.s3 import S3Loader
     from etl.s3.parts import Part
 
-_CANCEL_WAIT_S = 5
 # A file that no version names may be swept when it is a day old; one that is getting on is sent again.
 _REUSABLE = timedelta(hours=12)
 
@@ -36,21 +34,15 @@ class Sending:
         self._run = run
         self._known = {file.content: file for file in live.files} if live else {}
         self._folder = folder_of(run)
-        self._files: list[Future[DataFile]] = []
-        self._running: deque[Future[DataFile]] = deque()
-        self._pool = ThreadPoolExecutor(loader.parts_in_flight, thread_name_prefix="upload")
+        self._files: InFlight[DataFile] = InFlight(loader.parts_in_flight)
 
     def add(self, part: Part) -> None:
         """Send it in the background. Waits while enough are under way, and raises what one of them met."""
-        if len(self._running) == self._loader.parts_in_flight:
-            self._running.popleft().result()
-        file = self._pool.submit(self._stored, part)
-        self._files.append(file)
-        self._running.append(file)
+        self._files.add(self._stored, part)
 
     def finish(self) -> list[DataFile]:
         """Wait for all of them; they come in the order in which they were added."""
-        return [file.result() for file in self._files]
+        return self._files.results()
 
     def __bool__(self) -> bool:
         return bool(self._files)
@@ -59,12 +51,9 @@ class Sending:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._pool.shutdown()
-            return
-        self._catalog.store.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        wait(self._running, timeout=_CANCEL_WAIT_S)
+        if kind is not None:
+            self._catalog.store.stop()
+            self._files.wait_a_little()
 
     def _stored(self, part: Part) -> DataFile:
         file = DataFile(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from zlib_ng import zlib_ng
 
 from etl.errors import ConfigError
 from etl.s3.bodies import crc32_of, crc32_text
+from etl.s3.inflight import InFlight
 from etl.s3.store import Store
 from etl.signals import signals_put_off
 
 _MOST_PARTS = 10_000
-_CANCEL_WAIT_S = 5
 
 
 class Upload(io.RawIOBase):
@@ -35,12 +33,9 @@ class Upload(io.RawIOBase):
         self._key = key
         self._options = options
         self._part_bytes = part_bytes
-        self._in_flight = in_flight
         self._crc32 = 0
         self._buffer = bytearray()
-        self._parts: list[Future[dict[str, Any]]] = []
-        self._running: deque[Future[dict[str, Any]]] = deque()
-        self._pool = ThreadPoolExecutor(max_workers=in_flight, thread_name_prefix="upload")
+        self._parts: InFlight[dict[str, Any]] = InFlight(in_flight)
 
     def writable(self) -> bool:
         return True
@@ -66,19 +61,15 @@ class Upload(io.RawIOBase):
         """Wait for all parts. What the commit needs: the upload, or the whole body if it was less than a part."""
         crc32 = crc32_text(self._crc32)
         if self.upload_id is None:
-            self._pool.shutdown()
             return {"body": bytes(self._buffer), "crc32": crc32}
         if self._buffer:
             self._send(bytes(self._buffer))
-        parts = [part.result() for part in self._parts]
-        self._pool.shutdown()
-        return {"upload_id": self.upload_id, "parts": parts, "crc32": crc32}
+        return {"upload_id": self.upload_id, "parts": self._parts.results(), "crc32": crc32}
 
     def cancel(self) -> None:
         """Start no more parts and wait a little for those under way, so that an abort finds none of them."""
         self._store.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        wait(self._running, timeout=_CANCEL_WAIT_S)
+        self._parts.wait_a_little()
 
     def _send(self, body: bytes) -> None:
         if self.upload_id is None:
@@ -88,8 +79,4 @@ class Upload(io.RawIOBase):
         if number > _MOST_PARTS:
             target = self._store.uri(self._key)
             raise ConfigError(f"{target} needs more than {_MOST_PARTS:,} parts; set a larger part_bytes, or use prefix")
-        if len(self._running) == self._in_flight:
-            self._running.popleft().result()
-        part = self._pool.submit(self._store.send_part, self._key, self.upload_id, number, body, crc32_of(body))
-        self._parts.append(part)
-        self._running.append(part)
+        self._parts.add(self._store.send_part, self._key, self.upload_id, number, body, crc32_of(body))
