@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pandas as pd
 import pytest
 from pandas import DataFrame
@@ -34,6 +35,7 @@ from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater
 from etl.formats.options import ParquetOptions
 from etl.iceberg.catalog import IcebergCatalog, iceberg_errors
 from etl.iceberg.files import DataFiles
+from etl.ledger import PART_BITS
 from etl.loaders.iceberg import IcebergLoader
 from etl.steps import load_class
 from main import Pipeline
@@ -273,6 +275,7 @@ def test_upsert_of_every_row_leaves_no_old_file(iceberg: Iceberg) -> None:
         ([frame(1, 2), frame(1)], r"row 0: number = 1 is null or came before"),
         ([frame(1, 2), frame(1, text="other")], r"number = 1 is null or came before"),
         ([DataFrame({"number": pd.array([1, None], "Int64")})], r"row 1: number = <NA> is null"),
+        ([frame(1, 1).set_axis([7, (1 << PART_BITS) + 7])], r"row 7: number = 1"),  # two parts of one row
     ],
 )
 def test_upsert_refuses_keys_that_are_not_unique(iceberg: Iceberg, frames: list[DataFrame], message: str) -> None:
@@ -507,6 +510,28 @@ def test_a_table_on_s3(kind: str, bucket: Bucket, tmp_path: Path) -> None:
     uri = loader.keep("_runs/report.json", report)
     assert uri is not None
     assert bucket.body(uri.removeprefix(f"s3://{bucket.name}/")) == b"{}"
+
+
+@pytest.mark.parametrize("parameters", [{}, {"table_type": "delta"}])
+def test_a_table_of_another_kind_is_left_alone(bucket: Bucket, parameters: dict[str, str]) -> None:
+    """Such as one that Athena has made for the files of S3Loader."""
+    database = bucket.name.replace("-", "_")
+    glue = boto3.client("glue")
+    glue.create_database(DatabaseInput={"Name": database})
+    glue.create_table(DatabaseName=database, TableInput={"Name": "sets", "Parameters": parameters})
+    catalog = IcebergCatalog(type="glue", warehouse=f"s3://{bucket.name}/warehouse")
+    loader = IcebergLoader(catalog=catalog, table=f"{database}.sets")
+    for attempt in (loader.live, loader.check, lambda: loader.load(iter([frame(1)]), LoaderContract.a_run())):
+        with pytest.raises(ConfigError, match="that is no Iceberg table; choose another name"):
+            attempt()
+
+
+def test_glue_that_cannot_be_reached_is_for_later(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    catalog = IcebergCatalog(type="glue", warehouse=f"s3://{bucket.name}/warehouse")
+    with pytest.raises(RetryLater, match="AWS is unavailable"):
+        IcebergLoader(catalog=catalog, table=TABLE).live()
 
 
 def test_a_lost_reply_of_the_catalog_is_recognised(iceberg: Iceberg, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 _ASK = "these credentials may not do that; ask for the permission"
 _LATER = "run again later"
+_OF_ANOTHER_KIND = "there is a table of this name that is no Iceberg table; choose another name"
 _LOST_RACE = "lost race: somebody else has changed the table meanwhile; run again"
 
 _ERRORS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
     (iceberg.NotInstalledError, ConfigError, 'a library is missing; pip install "pyiceberg[sql-sqlite,glue]"'),
+    (iceberg.NoSuchIcebergTableError, ConfigError, _OF_ANOTHER_KIND),
+    (iceberg.NoSuchPropertyException, ConfigError, _OF_ANOTHER_KIND),
     (iceberg.CommitStateUnknownException, RetryLater, f"nobody knows whether the commit was made; {_LATER}"),
     (iceberg.CommitFailedException, RetryLater, _LOST_RACE),
     (iceberg.ValidationException, RetryLater, _LOST_RACE),
@@ -37,14 +40,18 @@ _ERRORS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
     (iceberg.ServerError, RetryLater, f"the catalog had an internal error; {_LATER}"),
     (iceberg.BadRequestError, ConfigError, "the catalog does not understand; check [load.catalog]"),
 )
-# What boto3 (Glue) calls a code, and Arrow (S3) writes into its messages in capitals.
+# What boto3 (Glue) calls a code, or an error of its own, and Arrow (S3) writes into its messages in capitals.
 _CODES: tuple[tuple[str, type[EtlError], str], ...] = (
     (r"access_?denied", AccessError, _ASK),
     (r"expired_?token", AccessError, "the session has expired; renew the credentials and run again"),
     (r"invalid_?access_?key|signature_?does|unrecognized_?client|invalid_?token", AccessError, "unknown credentials"),
     (r"no_?such_?bucket", ConfigError, "the bucket of the warehouse does not exist; check its name, or create it"),
     (r"throttl|slow_?down", RetryLater, f"AWS is throttling; {_LATER}"),
-    (r"network_?connection|internal_?(error|service|failure)|unavailable", RetryLater, f"AWS is unavailable; {_LATER}"),
+    (
+        r"network_?connection|connection(closed)?error|timeouterror|internal_?(error|service|failure)|unavailable",
+        RetryLater,
+        f"AWS is unavailable; {_LATER}",
+    ),
 )
 _MODULES: tuple[tuple[str, type[EtlError], str], ...] = (
     ("sqlalchemy", RetryLater, "the catalog's database cannot be used; check load.catalog.uri, or run again later"),
@@ -114,10 +121,12 @@ def iceberg_errors(target: str) -> Iterator[None]:
 
 
 def _aws_code(error: Exception) -> str:
-    """What AWS calls the error, or nothing if it is not one of AWS."""
+    """What AWS or botocore calls the error, or nothing if it is not one of theirs."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code", ""))
+    if type(error).__module__ == "botocore.exceptions":
+        return type(error).__name__
     return str(error) if isinstance(error, OSError) and "AWS Error" in str(error) else ""
 
 

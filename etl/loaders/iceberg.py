@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 from pyiceberg.exceptions import (
     CommitFailedException,
+    NoSuchIcebergTableError,
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
@@ -22,6 +24,7 @@ from etl.base import Loader
 from etl.errors import ConfigError, DataError, EtlError, RetryLater
 from etl.formats.options import ParquetOptions
 from etl.iceberg.catalog import IcebergCatalog, iceberg_errors
+from etl.ledger import source_row
 from etl.run import Live, Published, Receipt, Run
 
 if TYPE_CHECKING:
@@ -162,8 +165,8 @@ class IcebergLoader(Loader):
             catalog = self.catalog.open()
             table = self._find(catalog) or self._begin(catalog, pa.schema([("nothing", pa.string())]))._table
             target = _beside(table, name)
-            with table.io.new_output(target).create(overwrite=True) as sink:
-                sink.write(path.read_bytes())
+            with path.open("rb") as source, table.io.new_output(target).create(overwrite=True) as sink:
+                shutil.copyfileobj(source, sink)
         return target
 
     def kept(self, name: str) -> bytes | None:
@@ -180,6 +183,8 @@ class IcebergLoader(Loader):
     def _find(self, catalog: Catalog) -> Table | None:
         try:
             return catalog.load_table(self.table)
+        except NoSuchIcebergTableError:  # there is one, of another kind
+            raise
         except (NoSuchTableError, NoSuchNamespaceError):
             return None
 
@@ -300,9 +305,8 @@ class IcebergLoader(Loader):
             if bad.any():
                 row = batch[bad].iloc[0]
                 values = ", ".join(f"{key} = {row[key]}" for key in self.keys)
-                raise DataError(
-                    f"row {batch.index[bad][0]:,}: {values} is null or came before; an upsert needs unique keys"
-                )
+                number = source_row(batch.index[bad][0])
+                raise DataError(f"row {number:,}: {values} is null or came before; an upsert needs unique keys")
             yield batch
 
 
