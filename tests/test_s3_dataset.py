@@ -528,6 +528,18 @@ class TestRepeating:
         assert not any(call.writes for call in front.calls)
         assert dataset.bucket.objects() == before
 
+    @pytest.mark.parametrize("options", [{"force": True}, {"recipe": "r2"}])
+    def test_live_file_that_somebody_deleted_is_sent_again(
+        self, dataset: Dataset, front: Front, options: dict[str, Any]
+    ) -> None:
+        dataset.publish(frame(1, 2), {"max_file_rows": 1})
+        lost, *_ = dataset.data()
+        dataset.bucket.client.delete_object(Bucket=dataset.bucket.name, Key=lost)
+        front.calls.clear()
+        dataset.publish(frame(1, 2), {"max_file_rows": 1}, **options)
+        assert dataset.numbers() == [1, 2]
+        assert len(sent(front)) == 1
+
     def test_run_after_a_failure_sends_only_what_is_missing(self, dataset: Dataset, front: Front) -> None:
         options = {"max_file_rows": 1}
 

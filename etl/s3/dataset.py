@@ -6,9 +6,9 @@
 
 Whoever reads goes pointer -> manifest -> files, and so sees one whole version, whatever happens meanwhile. Files are
 named by their content, in a folder that is the same for an equal recipe: a run that repeats a killed one finds what is
-there already. Files that the live version has with the same content are taken over from it. A run that finds all of its
-content live writes none of this; ``etl/repeats.py`` says how its recipe is remembered. Nothing is deleted but by
-``sweep``: what a run that failed has stored, a run on another machine may be about to use.
+there already. Files that the live version has with the same content, and that are still there, are taken over from it.
+A run that finds all of its content live writes none of this; ``etl/repeats.py`` says how its recipe is remembered.
+Nothing is deleted but by ``sweep``: what a run that failed has stored, a run on another machine may be about to use.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class DatasetLayout:
         if self._adds(run) and live is not None:
             _check_fits(shape, live, loader.uri)
         cut = Cut(loader.partition_by, loader.max_file_bytes, loader.max_file_rows, loader.spool_bytes)
-        reusable = None if self._adds(run) else live  # or one file would stand for the rows of two runs
+        # Not where rows are added: one file would stand for those of two runs.
+        reusable = _there(catalog, live.files) if live is not None and not self._adds(run) else []
         with TemporaryDirectory(prefix="etl-") as folder, Sending(catalog, loader, run, reusable) as sending:
             cutter = Cutter(schema, Path(folder), loader.file_format, loader, cut, run.descriptions)
             for part in cutter.parts(tables):
@@ -189,7 +190,8 @@ class DatasetLayout:
         if self.loader.mode == "append":
             return any(_is_same(old, share) for old in live.shares)
         alike = all(getattr(live, name) == getattr(manifest, name) for name in _SHAPE)
-        return alike and [old.content for old in live.shares] == [share.content]
+        there = {file.path for file in manifest.files} <= {file.path for file in live.files}
+        return alike and there and [old.content for old in live.shares] == [share.content]
 
     def _shape(self, schema: pa.Schema) -> dict[str, Any]:
         """What the files of one version have in common: the manifest's fields about it."""
@@ -210,6 +212,12 @@ class DatasetLayout:
 
     def _catalog(self) -> Catalog:
         return Catalog(self.loader.store(), self.prefix)
+
+
+def _there(catalog: Catalog, files: Sequence[DataFile]) -> list[DataFile]:
+    """Those that nobody has deleted."""
+    lost = {file.path for file in catalog.lost(files)}
+    return [file for file in files if file.path not in lost]
 
 
 def _is_same(old: Share, new: Share) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from etl.run import Run
 from etl.s3.bodies import crc32_text
 from etl.s3.client import LostRace
 from etl.s3.inflight import InFlight
-from etl.s3.manifest import DataFile, Manifest
+from etl.s3.manifest import DataFile
 from etl.s3.pointer import Catalog, folder_of
 from etl.s3.stored import Stored, only_if
 
@@ -25,14 +26,14 @@ _REUSABLE = timedelta(hours=12)
 class Sending:
     """A file is sent in one PUT, and not at all if its content is there already. Used as a context.
 
-    ``live``: the version whose files may be taken over.
+    ``known``: files that are there, and may be taken over.
     """
 
-    def __init__(self, catalog: Catalog, loader: S3Loader, run: Run, live: Manifest | None) -> None:
+    def __init__(self, catalog: Catalog, loader: S3Loader, run: Run, known: Sequence[DataFile]) -> None:
         self._catalog = catalog
         self._loader = loader
         self._run = run
-        self._known = {file.content: file for file in live.files} if live else {}
+        self._known = {file.content: file for file in known}
         self._folder = folder_of(run)
         self._files: InFlight[DataFile] = InFlight(loader.parts_in_flight)
 
