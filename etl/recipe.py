@@ -50,8 +50,9 @@ def _code_hash(steps: Iterable[Step]) -> str | None:
             return None
         if not file.exists():
             return None
-        files.update(file.parent.glob("*.py"))
-    return _sha256(b"".join(_sha256(file.read_bytes()).encode() for file in sorted(files)))
+        files.update((file, *file.parent.glob("*.py")))
+    # Emacs keeps its locks beside a file that is being edited, as links such as .#run.py that lead nowhere.
+    return _sha256(b"".join(_sha256(file.read_bytes()).encode() for file in sorted(files) if file.is_file()))
 
 
 def _sha256(data: bytes) -> str:

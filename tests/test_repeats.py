@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import py_compile
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,7 +182,22 @@ def test_what_a_step_of_ones_own_imports_may_change(tmp_path: Path, monkeypatch:
     source = Source("rows:", "the same")
     recipe = recipe_of(source, [Mine(count=3)])
     assert recipe == recipe_of(source, [Mine(count=3)])
+    (tmp_path / ".#my_rules.py").symlink_to("somebody@somewhere.1234")  # the lock of an Emacs that edits it
+    assert recipe == recipe_of(source, [Mine(count=3)])
     (tmp_path / "my_rules.py").write_text("LIMIT = 2")
+    assert recipe != recipe_of(source, [Mine(count=3)])
+
+
+def test_a_step_that_is_compiled_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one by Cython: its file does not end in .py."""
+    (tmp_path / "text").write_text("from tests.test_repeats import Rows\nclass Mine(Rows): ...")
+    compiled = py_compile.compile(str(tmp_path / "text"), str(tmp_path / "my_compiled.pyc"))
+    monkeypatch.syspath_prepend(tmp_path)
+    from my_compiled import Mine  # type: ignore[import-not-found]
+
+    source = Source("rows:", "the same")
+    recipe = recipe_of(source, [Mine(count=3)])
+    Path(str(compiled)).write_bytes(b"another")
     assert recipe != recipe_of(source, [Mine(count=3)])
 
 
