@@ -153,7 +153,7 @@ def _obstacle(entry: Entry) -> str | None:
         return _HIDDEN
     if not isinstance(entry["raw"], dict):
         return _UNREAD
-    if entry["rule"] == NO_CURSOR:
+    if entry["rule"].startswith(NO_CURSOR):  # what follows is advice, and older rejects have none
         return _UNDATED
     return _IN_PART if entry.get("in_part") else None
 

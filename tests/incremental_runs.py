@@ -14,7 +14,7 @@ from pydantic import Field
 import etl
 from etl.base import Extractor, Transformer
 from etl.errors import DataError
-from etl.incremental.options import NO_CURSOR, incremental_of
+from etl.incremental.options import NO_CURSOR_RULE, incremental_of
 from etl.incremental.step import NewRows
 from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
@@ -149,7 +149,7 @@ class IncrementalRuns(ABC):
         for news in (3, 0):
             report = self.pipeline().run()
             assert outcome(report)[2] == news
-            assert report.steps[1].rejected == {f"updated_at: {NO_CURSOR}": 1}
+            assert report.steps[1].rejected == {f"updated_at: {NO_CURSOR_RULE}": 1}
         rejects = self.bucket.body(f"orders/_rejects/{report.run_id}.jsonl").decode()
         assert json.loads(rejects.splitlines()[-1])["column"] == "updated_at"
         report = self.pipeline(nulls="drop").run()

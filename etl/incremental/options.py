@@ -17,9 +17,8 @@ Cursor = int | Decimal | date | datetime | str  # a value of the column; a datet
 
 NEEDS_APPEND = 'only where the next run finds out how far this one came: S3Loader with prefix and mode = "append"'
 
-NO_CURSOR = (  # the rule that such a row breaks
-    'null, so that no run can tell whether it is new; nulls = "drop" in [extract.incremental] leaves such rows out'
-)
+NO_CURSOR = "null, so that no run can tell whether it is new"  # how the rule begins that such a row breaks
+NO_CURSOR_RULE = f'{NO_CURSOR}; nulls = "drop" in [extract.incremental] leaves such rows out'
 
 _LAG = re.compile(r"(\d+)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

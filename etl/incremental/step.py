@@ -13,7 +13,7 @@ from pydantic import Field
 
 from etl.base import Extractor, Loader, Transformer
 from etl.errors import ConfigError, DataError
-from etl.incremental.options import NEEDS_APPEND, NO_CURSOR, Cursor, Incremental, incremental_of
+from etl.incremental.options import NEEDS_APPEND, NO_CURSOR_RULE, Cursor, Incremental, incremental_of
 from etl.incremental.state import Reached, digests
 from etl.incremental.values import (
     at_least,
@@ -104,7 +104,7 @@ class NewRows(Transformer):
         values = cursor_values(batch[column])
         missing = rows_where(pc.is_null(values), batch.index)
         if self.options.nulls == "reject":
-            account.reject(missing, NO_CURSOR, column=column)
+            account.reject(missing, NO_CURSOR_RULE, column=column)
         else:
             account.drop(missing, f"{column} is null")
         if values.null_count == len(values):
