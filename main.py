@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from etl import collector
 from etl.env import load_env
-from etl.errors import AccessError, ConfigError, DataError, EtlError, translated
+from etl.errors import AccessError, ConfigError, DataError, EtlError, Stopped, translated
 from etl.ledger import Account, Reject, account_names
 from etl.logs import configure_logging, context
 from etl.report import RunReport
@@ -84,7 +84,7 @@ class Pipeline:
             try:
                 with translated(), locked(self.name):
                     self._continued(force)._run(report, force=force, dry_run=dry_run, accept=accept)
-            except EtlError as error:
+            except (EtlError, Stopped) as error:
                 report.fail(error)
                 log.debug("Where it failed:", exc_info=error)
             report.duration_s = time.perf_counter() - started
@@ -272,7 +272,7 @@ class Pipeline:
                 file = Path(folder) / "kept"
                 file.write_text(content, encoding="utf-8")
                 self.loader.keep(name, file)
-        except EtlError as error:
+        except (EtlError, Stopped) as error:
             log.warning("%s could not be stored: %s", what, error)
 
 
@@ -319,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with translated():
             return _done(options)
-    except EtlError as error:
+    except (EtlError, Stopped) as error:
         log.error("%s", error)
         log.debug("Where it failed:", exc_info=error)
         return error.exit_code

@@ -7,7 +7,8 @@
     +-- StorageError      74  the disk or another local resource failed: free some
     +-- RetryLater        75  nothing is wrong that waiting does not mend: run again
     +-- AccessError       77  ask for the permission that the message names
-    +-- Stopped  129/130/143  somebody stopped the run (a closed terminal, Ctrl-C, SIGTERM)
+
+    Stopped      129/130/143  somebody stopped the run (a closed terminal, Ctrl-C, SIGTERM)
 
 The codes are those of BSD's sysexits.h, which schedulers and mail wrappers know.
 """
@@ -77,12 +78,20 @@ class AccessError(EtlError):
     exit_code = 77
 
 
-class Stopped(EtlError):
-    """The run was stopped by a signal."""
+class Stopped(BaseException):
+    """The run was stopped by a signal.
+
+    No Exception, as KeyboardInterrupt is none: botocore would take it for a broken connection, and try again.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.exit_code = 128 + signal_number
+        self.step: str | None = None
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        return f"{self.step}: {said}" if self.step else said
 
 
 @contextmanager
@@ -90,7 +99,7 @@ def translated(step: str | None = None) -> Iterator[None]:
     """Let no other error than an EtlError leave the block, and none without the name of the step, if there is one."""
     try:
         yield
-    except EtlError as error:
+    except (EtlError, Stopped) as error:
         error.step = error.step or step
         raise
     except MemoryError as error:

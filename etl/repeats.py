@@ -14,7 +14,7 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
-from etl.errors import EtlError, RetryLater, Stopped
+from etl.errors import EtlError, RetryLater
 
 if TYPE_CHECKING:
     from etl.base import Loader
@@ -35,11 +35,11 @@ def note(recipe: str, identity: str) -> tuple[str, str]:
 
 
 def _is_kept(loader: Loader, name: str, content: str) -> bool:
-    """Whatever is wrong with a note, a run can do without; but not if it is stopped, or the store is out of reach."""
+    """Whatever is wrong with a note, a run can do without; but not if the store is out of reach."""
     try:
         with loader.blamed():
             return loader.kept(name) == content.encode()
-    except (RetryLater, Stopped):
+    except RetryLater:
         raise
     except EtlError as error:
         log.debug("Going on as if there were no %s: %s", name, error)

@@ -33,7 +33,7 @@ class RunReport:
     figures: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
 
-    def fail(self, error: EtlError) -> None:
+    def fail(self, error: EtlError | Stopped) -> None:
         self.status = "failed"
         outcome = "; nothing was published" if isinstance(error, Stopped) and not self.published else ""
         self.error = {

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +29,12 @@ from etl.report import RunReport
 from etl.run import Source
 from etl.s3.options import MIB
 from etl.signals import signals_put_off, stopped_by_signals
+from etl.steps import load_class
 from etl.transformers.lego import LegoCleaner
 from main import Pipeline, main
 from samples.make_sample import make_sample
 from tests.conftest import PROJECT, Bucket
+from tests.s3_front import Call, Front
 from tests.web import WebServer
 
 KEY = "lego/lego_sets.parquet"
@@ -338,6 +341,28 @@ def test_signals_stop_cleanly(bucket: Bucket, number: signal.Signals, tmp_path: 
     assert "a/endless.parquet" not in bucket.objects()
 
 
+def test_a_stop_during_a_request_is_no_broken_connection(lego: Pipeline, front: Front) -> None:
+    """Else botocore would ask again, and nothing but SIGKILL could stop the run."""
+    arrived, over = threading.Event(), threading.Event()
+
+    def gets_no_answer(_call: Call) -> bool:
+        arrived.set()
+        return over.wait(50)
+
+    front.reset_if(gets_no_answer)
+    command = [sys.executable, "main.py", "--env-file", os.devnull]
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    try:
+        assert arrived.wait(60)
+        process.send_signal(signal.SIGTERM)
+        _, shown = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        over.set()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "S3Loader: stopped by SIGTERM; nothing was published" in shown
+
+
 def test_a_stop_waits_for_the_answer_that_tells_what_to_clean_up() -> None:
     reached = []
 
@@ -352,6 +377,24 @@ def test_a_stop_waits_for_the_answer_that_tells_what_to_clean_up() -> None:
         work()
     assert (reached, stopped.value.exit_code) == (["end of the block"], 143)
     assert str(stopped.value) == "stopped by SIGTERM"  # whether anything was published, the report knows
+
+
+def test_a_stop_is_not_a_finding_of_check(bucket: Bucket) -> None:
+    class Stopping(Endless):
+        def check(self) -> str:
+            signal.raise_signal(signal.SIGINT)
+            return "reachable"
+
+    found = Pipeline("stopped", Stopping(), [], S3Loader(bucket=bucket.name, key="a.csv")).check()
+    with pytest.raises(Stopped), stopped_by_signals():
+        next(found)
+
+
+def test_a_stop_while_a_module_is_imported_is_not_its_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "takes_long.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Stopped), stopped_by_signals():
+        load_class("takes_long:Anything", "extractors", Extractor)
 
 
 def test_a_signal_that_is_to_be_ignored_still_is() -> None:
