@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -332,14 +332,14 @@ def _done(options: argparse.Namespace) -> int:
     configure_logging(quiet=getattr(options, "json", False))
     for warning in warnings:
         log.warning(warning)
+    exit_code = 0
     try:
         with stopped_by_signals():
             exit_code = int(options.action(options))
-            sys.stdout.flush()
-            return exit_code
+            print(end="", flush=True)  # also where stdout was closed before we began, and is None
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return exit_code
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -363,7 +363,8 @@ def _shown(report: RunReport, options: argparse.Namespace) -> int:
         log.info(line)
     log.log(logging.ERROR if report.error else logging.INFO, "%s", report.summary())
     if options.json:
-        print(report.to_json())
+        with suppress(BrokenPipeError):  # how the run ended is to be told all the same
+            print(report.to_json())
     return report.exit_code
 
 

@@ -475,6 +475,44 @@ def test_a_reader_who_has_seen_enough_is_no_error() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_run_that_failed_has_failed_whether_or_not_somebody_reads_that(tmp_path: Path, unbuffered: str) -> None:
+    command = [
+        sys.executable,
+        str(PROJECT / "main.py"),
+        "run",
+        missing_file(tmp_path),
+        "--json",
+        "--env-file",
+        os.devnull,
+    ]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        process.stdout.close()
+    assert process.returncode == SourceError.exit_code
+
+
+def test_a_stdout_that_was_closed_before_is_no_error() -> None:
+    command = [sys.executable, str(PROJECT / "main.py"), "schema", "LegoCleaner", "--env-file", os.devnull]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def missing_file(folder: Path) -> str:
+    """A pipeline that reads one."""
+    file = folder / "missing.toml"
+    file.write_text(f"""
+        [extract]
+        type = "FilesExtractor"
+        path = "{folder}/missing.csv"
+        [load]
+        type = "LocalLoader"
+        path = "{folder}/out.csv"
+    """)
+    return str(file)
+
+
 def test_json_is_all_there_is_on_stdout(lego: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--env-file", os.devnull, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
