@@ -86,8 +86,8 @@ class _Problems(list[str]):
         self.path = path
         self.unset: set[str] = set()
 
-    def add(self, place: str, what: str) -> None:
-        if place not in self.unset:  # what is wrong there is wrong with what stands in for the value
+    def add(self, place: str, what: str, *, of_value: bool = True) -> None:
+        if not (of_value and place in self.unset):  # that is wrong with what stands in for the value
             self.append(f"{place}: {what}")
 
     def add_unset(self, place: str, name: str) -> None:
@@ -256,5 +256,5 @@ def _build_table(table: Table, place: str, model: type[M], problems: _Problems) 
         return model.model_validate(table)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
-            problems.add(*explained(detail, place, model))
+            problems.add(*explained(detail, place, model), of_value=detail["type"] != "extra_forbidden")
         return None

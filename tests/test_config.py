@@ -89,6 +89,13 @@ def test_missing_variable_is_named_with_its_place(tmp_path: Path, monkeypatch: p
     )
 
 
+def test_a_name_is_wrong_whatever_its_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("S3_BUCKET")
+    found = problems(tmp_path, GOOD.replace("bucket =", "buket ="))
+    assert "load.buket: unknown; did you mean 'bucket'?" in found
+    assert "load.buket: the environment variable S3_BUCKET is not set (in .env or the environment)" in found
+
+
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     text = """
     nam = "test"
