@@ -14,10 +14,11 @@ from etl.paths import PROJECT
 def load_env(path: Path | None = None) -> Iterator[str]:
     """Put the variables of ``path`` into the environment, where they do not exist yet; yield warnings.
 
-    None: of the file beside main.py, if there is one. Raises ConfigError for one that cannot be read.
+    None: of the file beside main.py, if there is one; a folder of that name is somebody's virtual environment. Raises
+    ConfigError for a file that cannot be read.
     """
     file = path or PROJECT / ".env"
-    if path is None and not file.exists():
+    if path is None and (not file.exists() or file.is_dir()):
         return
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -247,6 +247,14 @@ def test_an_env_file_that_is_asked_for_must_be_one(tmp_path: Path) -> None:
     assert list(load_env(Path(os.devnull))) == []
 
 
+def test_a_virtual_environment_that_is_called_env_is_none_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env" / "bin").mkdir(parents=True)
+    monkeypatch.setattr("etl.env.PROJECT", tmp_path)
+    assert list(load_env()) == []
+
+
 def test_the_values_of_env_example_have_no_comments_behind_them() -> None:
     """Docker and systemd, which read such files too, would take those for a part of the value."""
     example = (PROJECT / ".env.example").read_text()
