@@ -55,21 +55,20 @@ class Incremental(Options):
     @field_validator("lag")
     @classmethod
     def _is_a_time(cls, lag: int | str) -> int | str:
-        if isinstance(lag, str) and not _LAG.fullmatch(lag):
-            raise ValueError('should be a time such as "90s", "30m", "1h", "2d" or "1w", or a whole number')
+        if isinstance(lag, str):
+            _time_of(lag)
         return lag
 
     def before(self, value: Cursor) -> Cursor:
         """The value that is ``lag`` less. Raises ValueError if ``lag`` is of another kind."""
         if not self.lag:
             return value
-        match = _LAG.fullmatch(str(self.lag))
         if isinstance(value, str):
             raise ValueError("lag cannot be taken from text; leave it out")
         if isinstance(value, date):
-            if match is None:
+            if isinstance(self.lag, int):
                 raise ValueError('lag should be a time, such as "1h"')
-            return earlier(value, timedelta(**{_UNITS[match[2]]: int(match[1])}))
+            return earlier(value, _time_of(self.lag))
         if isinstance(self.lag, str):
             raise ValueError("lag should be a number, such as 1000")
         return value - self.lag
@@ -85,11 +84,21 @@ class Incremental(Options):
                 )
 
 
+def _time_of(lag: str) -> timedelta:
+    match = _LAG.fullmatch(lag)
+    if match is None:
+        raise ValueError('should be a time such as "90s", "30m", "1h", "2d" or "1w", or a whole number')
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError as error:
+        raise ValueError("is longer than the calendar") from error
+
+
 def earlier(value: date, time: timedelta) -> date:
     """A date goes back by whole days, those begun included; nothing goes back beyond the calendar."""
-    if not isinstance(value, datetime) and time % timedelta(days=1):
-        time += timedelta(days=1)
     try:
+        if not isinstance(value, datetime) and time % timedelta(days=1):
+            time += timedelta(days=1)
         return value - time
     except OverflowError:
         return datetime.min.replace(tzinfo=value.tzinfo) if isinstance(value, datetime) else date.min
