@@ -75,7 +75,7 @@ class TestS3(ExtractorContract):
             self.make_broken().inspect()
         with pytest.raises(SourceError, match=r"there is no object s3://.*/no/\*"):
             FilesExtractor(path=f"s3://{self.bucket.name}/no/*").inspect()
-        with pytest.raises(ConfigError, match="bucket does not exist"):
+        with pytest.raises(ConfigError, match="the bucket no-such-bucket-at-all does not exist; check path"):
             FilesExtractor(path="s3://no-such-bucket-at-all/*.csv").inspect()
 
     def test_credentials_that_are_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from etl.errors import RetryLater, SourceError
+from etl.errors import ConfigError, RetryLater, SourceError
 from etl.files.places import S3_SCHEME, Reader, spooled
-from etl.s3.client import make_client, s3_errors
+from etl.s3.client import Missing, make_client, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -147,12 +147,15 @@ def _object(bucket: str, key: str, region: str | None) -> S3File:
 
 
 def _matching(bucket: str, prefix: str, pattern: Sequence[str], region: str | None) -> Iterator[S3File]:
-    with s3_errors("s3:ListBucket", f"{S3_SCHEME}{bucket}/{prefix}"):
-        for page in client_for(region).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for entry in page.get("Contents", []):
-                key = entry["Key"]
-                if not key.endswith("/") and _matches(key.split("/"), pattern):
-                    yield S3File(bucket, key, entry["Size"], entry["ETag"], region)
+    try:
+        with s3_errors("s3:ListBucket", f"{S3_SCHEME}{bucket}/{prefix}"):
+            for page in client_for(region).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for entry in page.get("Contents", []):
+                    key = entry["Key"]
+                    if not key.endswith("/") and _matches(key.split("/"), pattern):
+                        yield S3File(bucket, key, entry["Size"], entry["ETag"], region)
+    except Missing as error:
+        raise ConfigError(f"the bucket {bucket} does not exist; check path") from error
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
