@@ -18,7 +18,7 @@ from etl.errors import AccessError, ConfigError, EtlError, StorageError
 from etl.paths import put_in_place
 
 _ENDING = ".tmp"
-_NO_PERMISSION = "may not be written; ask for write permission on its folder"
+_NO_PERMISSION = "this user may not read or write it; ask for permission on it and its folder"
 _NOT_A_FOLDER = "a part of this path is a file where a folder should be"
 _ERRORS: dict[int, tuple[type[EtlError], str]] = {
     errno.ENOSPC: (StorageError, "no space is left on the disk; free some and run again"),

@@ -209,7 +209,7 @@ def test_a_file_in_the_place_of_the_folder_is_a_configuration_error(tmp_path: Pa
 def test_no_permission_names_the_file(file: Path) -> None:
     file.parent.mkdir(mode=0o500)
     for attempt in (LocalLoader(path=file).check, lambda: publish(file, 1)):
-        with pytest.raises(AccessError, match=r"table\.csv: may not be written"):
+        with pytest.raises(AccessError, match=r"table\.csv: this user may not read or write it"):
             attempt()
 
 
