@@ -160,6 +160,17 @@ def test_damaged_files_are_refused(cities: Path, tmp_path: Path) -> None:
         looked_up(file)
 
 
+@pytest.mark.parametrize("columns", [8, 20])
+def test_keys_of_many_columns_are_told_apart(tmp_path: Path, columns: int) -> None:
+    """Taken as digits, these keys are larger than 64 bits hold: that of the first row below would come out as 0."""
+    names = [f"k{number}" for number in range(columns)]
+    pd.DataFrame({name: range(300) for name in (*names, "found")}).to_parquet(tmp_path / "keys.parquet")
+    step = Lookup.model_validate({"file": tmp_path / "keys.parquet", "on": names, "take": ["found"]})
+    sought = {name: [(1 << 64) // 300**place % 300, 0, 7] for place, name in enumerate(reversed(names))}
+    result = step.transform(table(dict.fromkeys(names, pa.int64()), **sought))
+    assert listed(result["found"]) == [None, 0, 7]
+
+
 def test_another_content_is_another_ingredient(cities: Path) -> None:
     step = Lookup.model_validate({"file": cities, "on": ["id"], "take": ["city"]})
     before = step.ingredients()

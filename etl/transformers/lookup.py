@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from etl.ledger import Account
     from etl.tables.arrow import Values
+
+_MOST_CODES = 1 << 63  # of int64, whose products wrap around in silence
 
 
 def _same_names(names: Any) -> Any:
@@ -99,7 +101,7 @@ class _Table:
     def __init__(self, file: Path, rows: DataFrame) -> None:
         self._file = file
         self._rows = rows
-        self._keys: dict[tuple[Any, ...], tuple[list[Values], Values]] = {}
+        self._keys: dict[tuple[Any, ...], tuple[list[_KeyColumn], Values]] = {}
 
     def take(self, column: str, places: Values) -> Values:
         from etl.tables.arrow import array_of
@@ -108,20 +110,37 @@ class _Table:
 
     def find(self, sought: dict[str, Values]) -> Values:
         """The places of the rows whose key columns hold what is sought; null where there is none."""
+        import pyarrow as pa
+
         from etl.tables.arrow import pc
 
-        distinct, codes = self._codes({name: values.type for name, values in sought.items()})
-        return pc.index_in(_coded(list(sought.values()), distinct), value_set=codes, skip_nulls=True)
+        key_columns, row_codes = self._codes({name: values.type for name, values in sought.items()})
+        codes: Values = pa.scalar(0, pa.int64())
+        for values, key_column in zip(sought.values(), key_columns, strict=True):
+            codes = key_column.codes(codes, values)
+        return pc.index_in(codes, value_set=row_codes, skip_nulls=True)
 
-    def _codes(self, kinds: dict[str, Any]) -> tuple[list[Values], Values]:
-        """For keys of these types: the distinct values of each column, and the code of each row's key."""
+    def _codes(self, kinds: dict[str, Any]) -> tuple[list[_KeyColumn], Values]:
+        """For keys of these types: how each column adds to the code of a key, and the code of each row's key."""
+        import pyarrow as pa
+
         known = tuple(kinds.values())
         if known not in self._keys:
-            columns = [self._typed(name, kind) for name, kind in kinds.items()]
-            distinct = [column.unique().drop_null() for column in columns]
-            codes = _coded(columns, distinct)
+            key_columns: list[_KeyColumn] = []
+            codes: Values = pa.scalar(0, pa.int64())
+            most = 1
+            for name, kind in kinds.items():
+                values = self._typed(name, kind)
+                distinct = values.unique().drop_null()
+                before = None
+                if most * len(distinct) > _MOST_CODES:
+                    before = codes.unique().drop_null()
+                    most = len(before)
+                most *= len(distinct)
+                key_columns.append(_KeyColumn(distinct, before))
+                codes = key_columns[-1].codes(codes, values)
             self._check_unique(codes, list(kinds))
-            self._keys[known] = distinct, codes
+            self._keys[known] = key_columns, codes
         return self._keys[known]
 
     def _typed(self, name: str, kind: Any) -> Values:
@@ -147,14 +166,22 @@ class _Table:
             raise DataError(f"{self._file}: {', '.join(names)} should be unique, and {example!r} comes twice or more")
 
 
-def _coded(columns: list[Values], distinct: list[Values]) -> Values:
-    """One number for each combination of values; null if one is null or not among the distinct ones of its column."""
-    import pyarrow as pa
+class _KeyColumn(NamedTuple):
+    """Numbers the combinations of the key's columns so far: null if a value is null, or not one of the file's.
 
-    from etl.tables.arrow import pc
+    ``before``: the codes that those before this one have in the file, where there are too many that they could have.
+    """
 
-    code: Values = pa.scalar(0, pa.int64())
-    for column, values in zip(columns, distinct, strict=True):
-        place = pc.index_in(column, value_set=values).cast(pa.int64())
-        code = pc.add(pc.multiply(code, len(values)), place)
-    return code
+    distinct: Values
+    before: Values | None
+
+    def codes(self, codes: Values, values: Values) -> Values:
+        """The codes of the columns before this one, with this one's values added."""
+        import pyarrow as pa
+
+        from etl.tables.arrow import pc
+
+        if self.before is not None:
+            codes = pc.index_in(codes, value_set=self.before).cast(pa.int64())
+        places = pc.index_in(values, value_set=self.distinct).cast(pa.int64())
+        return pc.add(pc.multiply(codes, len(self.distinct)), places)
