@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
-from etl.errors import ConfigError
+from etl.errors import ConfigError, DataError
 from etl.files.json_types import JSON_TYPES, Columns, Told, Types
 from etl.steps import did_you_mean
 from etl.tables.forms import Form
@@ -33,6 +33,7 @@ _CHUNK_RECORDS = 8_192
 _CHUNK_BYTES = 4 << 20
 _EVIDENCE_CHARS = 4_000
 _MOST_LEFT_OUT = 100  # about so many are named in a warning
+_MOST_COLUMNS = 5_000
 
 
 def flattened(document: Mapping[str, Any], whole: frozenset[str] = frozenset()) -> Row:
@@ -117,6 +118,12 @@ class JsonTable:
                 kind = kinds.setdefault(name, Told(name, self._types.of_class))
                 if name not in self._declared:
                     kind.see(value, record.number)
+        if len(kinds) > _MOST_COLUMNS and not self._names:
+            latest = _shown(next(reversed(kinds)))
+            raise DataError(
+                f"{self._source}: more than {_MOST_COLUMNS:,} different fields, such as {latest!r}: "
+                "are they data? Name the wanted ones in columns, or declare the object that has them json in types"
+            )
         found: Columns = {}
         for name, kind in kinds.items():
             if name in self._declared or (kind.is_column(kinds) and _shown(name) == name):
