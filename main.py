@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --h
     from etl.quarantine import Quarantine
 
 log = logging.getLogger("etl.pipeline")
+_LAST_WORDS_S = 3  # of a run that was stopped: whoever stopped it may not wait long
+
 
 
 @dataclass(frozen=True)
@@ -260,10 +263,18 @@ class Pipeline:
             self._keep("The note that spares the next run this work", *note(run.recipe, published.identity))
 
     def _keep_report(self, report: RunReport) -> None:
+        keep = partial(self._keep, "The run report", f"_runs/{report.run_id}.json", report.to_json())
+        if report.was_stopped:
+            from etl.engine import within
+
+            try:
+                within(_LAST_WORDS_S, keep)
+            except TimeoutError:
+                log.warning("The run report could not be stored within %s s", _LAST_WORDS_S)
+            return
         at_fault = report.error and report.error["step"] == self.loader.name
-        if at_fault and report.exit_code not in (DataError.exit_code, EtlError.exit_code):
-            return  # where the data could not go, the report cannot either
-        self._keep("The run report", f"_runs/{report.run_id}.json", report.to_json())
+        if not at_fault or report.exit_code in (DataError.exit_code, EtlError.exit_code):
+            keep()  # else: where the data could not go, the report cannot either
 
     def _keep(self, what: str, name: str, content: str) -> None:
         """Store a small file beside the data. The run is over: failing here is worth a warning, no more."""

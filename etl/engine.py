@@ -6,7 +6,8 @@ import importlib
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
@@ -93,6 +94,23 @@ def in_background(source: Iterable[T], name: str, waiting: Account) -> Iterator[
         yield iter(stage)
     finally:
         stage.close()
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return ``call()``, or raise TimeoutError.
+
+    A call that takes longer is left behind in its thread, which ends with the call or with the program.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome.result(seconds)
 
 
 def import_in_background(module: str) -> None:

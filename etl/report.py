@@ -58,6 +58,10 @@ class RunReport:
         return sum(account.rejected.total() for account in self.steps)
 
     @property
+    def was_stopped(self) -> bool:
+        return self.error is not None and self.error["type"] == Stopped.__name__
+
+    @property
     def exit_code(self) -> int:
         return int(self.error["exit_code"]) if self.error else 0
 

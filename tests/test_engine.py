@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from etl.engine import AHEAD, in_background
+from etl.engine import AHEAD, in_background, within
 from etl.ledger import Account
 
 
@@ -92,3 +92,13 @@ def test_waiting_is_measured() -> None:
     with in_background(slow(), "slow", account) as items:
         list(items)
     assert account.waited >= 0.1
+
+
+def test_a_call_is_not_waited_for_longer_than_it_may_take() -> None:
+    over = threading.Event()
+    with pytest.raises(TimeoutError):
+        within(0.01, over.wait)
+    over.set()
+    assert within(60, over.is_set)
+    with pytest.raises(ValueError, match="broken"):
+        within(60, lambda: int("broken"))

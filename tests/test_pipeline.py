@@ -338,7 +338,10 @@ def test_signals_stop_cleanly(bucket: Bucket, number: signal.Signals, tmp_path: 
     assert process.returncode == 128 + number
     assert f"stopped by {number.name}; nothing was published" in shown
     assert bucket.open_uploads() == []
-    assert "a/endless.parquet" not in bucket.objects()
+    (key,) = bucket.objects()
+    report = json.loads(bucket.body(key))
+    assert key == f"a/_runs/{report['run_id']}.json"
+    assert (report["status"], report["error"]["exit_code"]) == ("failed", 128 + number)
 
 
 def test_a_stop_during_a_request_is_no_broken_connection(lego: Pipeline, front: Front) -> None:

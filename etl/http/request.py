@@ -8,13 +8,11 @@ import logging
 import random
 import re
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -28,6 +26,7 @@ from pydantic import (
     field_validator,
 )
 
+from etl.engine import within
 from etl.errors import AccessError, ConfigError, RetryLater, SourceError
 from etl.http.addresses import check_redirect, is_loopback
 from etl.options import Options
@@ -42,7 +41,6 @@ _NETWORK_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPEr
 _BROKEN_OFF = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class WebOptions(Options):
@@ -208,7 +206,7 @@ def _send(
         )
 
     try:
-        return _within(limit, send)
+        return within(limit, send)  # no timeout of requests covers name lookup, or headers that trickle in
     except requests.exceptions.SSLError as error:
         if isinstance(root_cause(error), _BROKEN_OFF):
             raise TransientError(reason(error)) from error
@@ -222,23 +220,6 @@ def _send(
         raise TransientError(f"no answer within {limit:.3g} s") from error
     except (requests.RequestException, UnicodeError) as error:
         raise SourceError(f"{redact(url)}: {reason(error)}; check the url") from error
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Return ``call()``, or raise TimeoutError. No timeout of requests covers name lookup, or headers that trickle in.
-
-    A call that takes longer is left behind in its thread, which ends with the connection or with the program.
-    """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return outcome.result(seconds)
 
 
 def _redirect_target(response: requests.Response, here: str) -> str:
