@@ -22,6 +22,7 @@ from etl.env import load_env
 from etl.errors import AccessError, ConfigError, DataError, EtlError, Stopped, translated
 from etl.ledger import Account, Reject, account_names
 from etl.logs import configure_logging, context
+from etl.redact import redact
 from etl.report import RunReport
 from etl.run import Published, Receipt, Run, new_run_id
 from etl.signals import held_signals, stopped_by_signals
@@ -37,9 +38,9 @@ if TYPE_CHECKING:  # at run time these would load pydantic and pandas, which --h
     from etl.loaders.s3 import S3Loader
     from etl.quarantine import Quarantine
 
-log = logging.getLogger("etl.pipeline")
 _LAST_WORDS_S = 3  # of a run that was stopped: whoever stopped it may not wait long
 
+log = logging.getLogger("etl.pipeline")
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,17 @@ class Pipeline:
         from etl.lock import check_lock
 
         attempts = (
-            ("source", self.extractor.name, self.extractor.check),
-            ("steps", None, self._check_steps),
-            ("destination", self.loader.name, self.loader.check),
-            ("lock", None, lambda: check_lock(self.name)),
+            ("source", self.extractor.blamed, self.extractor.check),
+            ("steps", translated, self._check_steps),
+            ("destination", self.loader.blamed, self.loader.check),
+            ("lock", translated, lambda: check_lock(self.name)),
         )
-        for what, step, attempt in attempts:
+        for what, blaming, attempt in attempts:
             try:
-                with translated(step):
+                with blaming():
                     yield what, attempt(), 0
             except EtlError as error:
-                yield what, str(error), error.exit_code
+                yield what, redact(str(error)), error.exit_code
 
     def _check_steps(self) -> str:
         for step in self.transformers:

@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from pydantic import Field
 
-from etl.errors import ConfigError, EtlError, translated
+from etl.errors import ConfigError, EtlError, network_is_source, translated
 from etl.figures import Figures
 from etl.ledger import Account
 from etl.options import Options
@@ -69,6 +69,11 @@ class Extractor(Step):
 
     @abstractmethod
     def read(self, account: Account) -> Iterator[DataFrame]: ...
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        with super().blamed(), network_is_source():
+            yield
 
     def inspect(self) -> Source:
         return Source(uri=self.name)

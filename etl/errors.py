@@ -15,9 +15,13 @@ The codes are those of BSD's sysexits.h, which schedulers and mail wrappers know
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_NETWORK_LIBRARIES = {"aiohttp", "http", "httpx", "requests", "socket", "ssl", "urllib", "urllib3"}
+_NETWORK_ERRNOS = {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH}
 
 
 class EtlError(Exception):
@@ -112,3 +116,23 @@ def translated(step: str | None = None) -> Iterator[None]:
         raise ConfigError(f"{error.name} is not installed; {how}", step=step) from error
     except Exception as error:
         raise EtlError(f"{type(error).__name__}: {error} (LOG_LEVEL=DEBUG shows where)", step=step) from error
+
+
+@contextmanager
+def network_is_source() -> Iterator[None]:
+    """Raise SourceError for an error of the network, whichever library met it; many are OSErrors, as a disk's are."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_of_network(error):
+            raise
+        remedy = "try again later, or check the address of the source and the network"
+        raise SourceError(f"{type(error).__name__}: {error}; {remedy}") from error
+
+
+def _is_of_network(error: Exception) -> bool:
+    """Told by the names of the classes: the libraries that define them need not be there."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return not libraries.isdisjoint(_NETWORK_LIBRARIES) or getattr(error, "errno", None) in _NETWORK_ERRNOS

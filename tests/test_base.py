@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+import requests
+import urllib3
 from pandas import DataFrame, Index, RangeIndex, Series
 from pydantic import SecretStr
 
 from etl.base import Extractor, Loader, Transformer
-from etl.errors import ConfigError, DataError, EtlError, StorageError
+from etl.errors import ConfigError, DataError, EtlError, SourceError, StorageError
 from etl.ledger import Account
-from etl.run import Published, Receipt, Run
+from etl.run import Published, Receipt, Run, Source
 
 
 class Numbers(Extractor):
@@ -191,6 +197,60 @@ def test_failures_name_the_step(raised: Exception, kind: type[EtlError], message
 
     with pytest.raises(kind, match=message) as failure:
         Change(change=change).transform(FRAME)
+    assert type(failure.value) is kind
+
+
+class Calls(Extractor):
+    """Reads by whatever the test wants."""
+
+    call: Callable[[], Any]
+
+    def inspect(self) -> Source:
+        return Source(str(self.call()))
+
+    def read(self, account: Account) -> Iterator[DataFrame]:
+        yield DataFrame({"n": [self.call()]})
+
+
+NOBODY = "127.0.0.1:1"
+
+
+def get_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 0.01) as ours:
+        ours.recv(1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: requests.get(f"http://{NOBODY}/", timeout=5),
+        lambda: requests.get("no-url", timeout=5),
+        lambda: urllib.request.urlopen(f"http://{NOBODY}/"),
+        lambda: urllib3.PoolManager(retries=False).request("GET", f"http://{NOBODY}/"),
+        lambda: socket.create_connection(("127.0.0.1", 1)),
+        lambda: socket.getaddrinfo("127.0.0.1", "no-such-service"),
+        get_no_answer,
+    ],
+)
+def test_an_error_of_the_network_is_one_of_the_source(call: Callable[[], Any]) -> None:
+    step = Calls(call=call)
+    with pytest.raises(SourceError, match=r"Calls: .*; try again later, or check the address"):
+        list(step.extract())
+    with pytest.raises(SourceError), step.blamed():
+        step.inspect()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda: Path("/no/such/file").read_bytes(), StorageError),
+        (lambda: os.read(-1, 1), StorageError),
+        (lambda: 1 // 0, EtlError),
+    ],
+)
+def test_other_errors_of_an_extractor_are_what_they_are(call: Callable[[], Any], kind: type[EtlError]) -> None:
+    with pytest.raises(EtlError) as failure:
+        list(Calls(call=call).extract())
     assert type(failure.value) is kind
 
 

@@ -17,12 +17,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import requests
 from pandas import DataFrame
 
 from etl.base import Extractor, Transformer
 from etl.errors import AccessError, DataError, SourceError, Stopped, StorageError
 from etl.extractors.zip_url import ZipUrlExtractor
 from etl.ledger import Account
+from etl.loaders.local import LocalLoader
 from etl.loaders.s3 import S3Loader
 from etl.lock import locked
 from etl.report import RunReport
@@ -538,6 +540,20 @@ def test_check_says_what_does_not(lego: Pipeline, web: WebServer, capsys: pytest
     assert "FAIL  source" in shown
     assert "FAIL  destination" in shown
     assert "the bucket does not exist" in shown
+
+
+def test_check_masks_what_an_error_tells(tmp_path: Path) -> None:
+    class Web(Extractor):
+        def inspect(self) -> Source:
+            raise requests.ConnectionError("no way to https://host/a?key=abcdef")
+
+        def read(self, account: Account) -> Iterator[DataFrame]:
+            yield DataFrame({"a": [1]})
+
+    (_, news, code), *_ = Pipeline("web", Web(), [], LocalLoader(path=tmp_path / "a.csv")).check()
+    assert code == SourceError.exit_code
+    assert "https://host/a?***" in news
+    assert "abcdef" not in news
 
 
 def test_check_looks_for_a_place_for_the_lock(
