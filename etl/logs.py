@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from etl.errors import ConfigError
+from etl.paths import in_home
 from etl.redact import redact
 
 _LOG_FILE_BYTES = 10 * 1024 * 1024
@@ -53,7 +54,7 @@ def configure_logging(*, quiet: bool = False) -> None:
     _add(root, terminal, _formatter(terminal=sys.stderr.isatty()))
     log_file = os.environ.get("LOG_FILE")
     if log_file:
-        _add(root, _rotating(Path(log_file).expanduser()), _formatter(terminal=False))
+        _add(root, _rotating(in_home(log_file)), _formatter(terminal=False))
     if not known:
         logging.getLogger("etl.logs").warning("LOG_LEVEL=%s: should be DEBUG, INFO, WARNING or ERROR", level)
 

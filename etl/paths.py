@@ -10,7 +10,12 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def cache_folder() -> Path:
     """Downloads and locks: ``ETL_CACHE_DIR``, or ``.cache`` in the project (cron may have no HOME). Safe to delete."""
-    return Path(os.environ.get("ETL_CACHE_DIR") or PROJECT / ".cache").expanduser()
+    return in_home(os.environ.get("ETL_CACHE_DIR") or PROJECT / ".cache")
+
+
+def in_home(path: Path | str) -> Path:
+    """The path, with ``~`` for a home: a name may begin so and mean none, for which ``Path.expanduser`` fails."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def put_in_place(new: Path, path: Path) -> None:

@@ -213,6 +213,12 @@ def test_no_permission_names_the_file(file: Path) -> None:
             attempt()
 
 
+def test_a_tilde_need_not_mean_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    publish(Path("~out/table.csv"), 1)
+    assert numbers(tmp_path / "~out" / "table.csv") == [1]
+
+
 def test_check_leaves_no_trace(file: Path) -> None:
     assert "GB free" in LocalLoader(path=file).check()
     assert not file.parent.exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
+from etl.paths import in_home
 
 S3_SCHEME = "s3://"
 
@@ -131,7 +132,7 @@ class LocalFile:
 
 
 def _on_this_machine(pattern: str) -> list[LocalFile]:
-    path = Path(os.path.expanduser(pattern))  # noqa: PTH111  (Path's own fails for a ~ that is no user's)
+    path = in_home(pattern)
     paths = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (Path has no escape)
     files = [_local_file(found) for found in paths if not Path(found).is_dir()]
     if files:

@@ -16,6 +16,7 @@ from etl.base import Loader
 from etl.drafts import Draft, disk_errors, remove, sweep, take_place
 from etl.errors import ConfigError, EtlError, RetryLater
 from etl.formats.options import Format, FormatOptions, format_of
+from etl.paths import in_home
 from etl.run import Live, Published, Receipt, Run
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class LocalLoader(Loader, FormatOptions):
 
     @property
     def file(self) -> Path:
-        return self.path.expanduser()
+        return in_home(self.path)
 
     @property
     def file_format(self) -> Format:
