@@ -25,7 +25,9 @@ from pydantic import ValidationError
 from etl.errors import ConfigError, DataError, RetryLater, SourceError
 from etl.extractors.files import FilesExtractor
 from etl.ledger import Account
+from etl.loaders.local import LocalLoader
 from etl.paths import PROJECT
+from etl.quarantine import read_rejects
 from main import Pipeline
 from tests.conftest import Bucket
 from tests.contracts import ExtractorContract
@@ -42,6 +44,7 @@ from tests.files import (
     lines,
     needs_openpyxl,
     parquet,
+    zip_of,
 )
 from tests.reading import frame_of, peak_of_reading, rows_of, types_of
 
@@ -139,6 +142,40 @@ def test_a_tilde_need_not_mean_a_home(put: Put, tmp_path: Path, monkeypatch: pyt
     assert rows_of(FilesExtractor(path="~sets.csv")) == ROWS
     monkeypatch.setenv("HOME", str(tmp_path))
     assert rows_of(FilesExtractor(path="~/~sets.csv")) == ROWS
+
+
+NO_TEXT = "caf\udce9"  # as Python has the byte E9 in a name
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [("csv", CSV), ("csv.gz", GZIPPED), ("zip", zip_of(("a.csv", CSV))), ("jsonl", JSON_LINES), ("parquet", PARQUET)],
+    ids=["csv", "gzip", "zip", "jsonl", "parquet"],
+)
+def test_a_file_whose_name_is_no_text_is_read_and_shown(tmp_path: Path, ending: str, content: bytes) -> None:
+    (tmp_path / f"{NO_TEXT}.{ending}").write_bytes(content)
+    (tmp_path / f"caf\\xe9.{ending}").write_bytes(content)
+    shown = f"{tmp_path}/caf\\xe9.{ending}"
+    options = {"format": "csv"} if ending == "zip" else {}
+    extractor = FilesExtractor.model_validate({"path": f"{tmp_path}/*", "file_column": "file", **options})
+    splits = [pickle.loads(pickle.dumps(split)) for split in extractor.splits()]
+    assert [split.inspect().uri for split in splits] == [shown] * 2
+    assert [set(frame_of(split)["file"]) for split in splits] == [{shown}] * 2
+    assert len(frame_of(extractor)) == 10
+    patterns = (f"{tmp_path}/{NO_TEXT}*", f"{tmp_path}/*")
+    assert FilesExtractor(path=patterns).inspect().uri == f"{tmp_path}/caf\\xe9*, {tmp_path}/*"
+    with pytest.raises(SourceError, match=r"there is no file /caf\\xe9\*"):
+        FilesExtractor(path=f"/{NO_TEXT}*").inspect()
+
+
+def test_rows_of_such_a_file_are_kept_when_they_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / f"{NO_TEXT}.csv").write_bytes(CSV + b"6,six\n")
+    loader = LocalLoader(path=tmp_path / "sets.parquet")
+    report = Pipeline("names", FilesExtractor(path=f"{tmp_path}/*.csv"), [], loader, max_rejects=1).run()
+    assert (report.status, report.rows_rejected) == ("published", 1), report.error
+    (entry,) = read_rejects(loader.kept(f"_rejects/{report.run_id}.jsonl") or b"")
+    assert entry["source"] == f"{tmp_path}/caf\\xe9.csv"
+    assert loader.kept(f"_runs/{report.run_id}.json") is not None
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

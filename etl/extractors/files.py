@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from etl.base import Extractor
 from etl.errors import ConfigError
 from etl.files.formats import FileFormat, FileOptions, format_of
-from etl.files.places import S3_SCHEME, FoundFile, find_files, literal
+from etl.files.places import S3_SCHEME, FoundFile, find_files, written
 from etl.ledger import Account
 from etl.run import Source
 
@@ -105,13 +105,13 @@ class FilesExtractor(FileOptions, Extractor):
         return self._found or self._files()
 
     def _only(self, file: FoundFile, shape: Any) -> Self:
-        split = self.model_copy(update={"path": (literal(file.uri),)})
+        split = self.model_copy(update={"path": (file.pattern,)})
         split._found = [file]
         split._shape = shape
         return split
 
     def _uri(self, files: Sequence[FoundFile]) -> str:
-        return files[0].uri if len(files) == 1 else ", ".join(self._patterns)
+        return files[0].uri if len(files) == 1 else written(", ".join(self._patterns))
 
     def _format(self, files: Sequence[FoundFile]) -> FileFormat:
         first = format_of(files[0].uri, self)

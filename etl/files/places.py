@@ -33,11 +33,15 @@ class Reader(Protocol):
 class FoundFile(Protocol):
     """One file as it was when it was found; reading it in another state raises RetryLater.
 
-    ``uri``: its path as found, or its s3:// address. ``size``: in bytes.
+    ``uri``: its path as found, or its s3:// address, as text that can be written anywhere. ``pattern``: finds just
+    this file. ``size``: in bytes.
     """
 
     @property
     def uri(self) -> str: ...
+
+    @property
+    def pattern(self) -> str: ...
 
     @property
     def size(self) -> int: ...
@@ -61,7 +65,7 @@ def find_files(patterns: Iterable[str], region: str | None) -> list[FoundFile]:
     """
     found: dict[str, FoundFile] = {}
     for pattern in patterns:
-        found.update((file.uri, file) for file in _matching(pattern, region))
+        found.update((file.pattern, file) for file in _matching(pattern, region))
     return list(found.values())
 
 
@@ -71,11 +75,6 @@ def _matching(pattern: str, region: str | None) -> Sequence[FoundFile]:
     from etl.files.s3_objects import find_objects  # and boto3 with it
 
     return find_objects(pattern, region)
-
-
-def literal(uri: str) -> str:
-    """The pattern that finds just this file."""
-    return glob.escape(uri)
 
 
 @contextmanager
@@ -92,10 +91,18 @@ def spooled(stream: Reader) -> Iterator[Path]:
 class LocalFile:
     """A file on this machine. It counts as changed if its size, its time of change or its inode has."""
 
-    uri: str
+    path: str
     size: int
     mtime_ns: int
     inode: int
+
+    @property
+    def uri(self) -> str:
+        return written(self.path)
+
+    @property
+    def pattern(self) -> str:
+        return glob.escape(self.path)
 
     def digest(self) -> str:
         """The SHA-256 of the content, which is read for it."""
@@ -107,13 +114,17 @@ class LocalFile:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        with _opened(self.uri) as file, self._unchanged(lambda: os.fstat(file.fileno())):
+        with _opened(self.path) as file, self._unchanged(lambda: os.fstat(file.fileno())):
             yield file
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:
-        with self.open(), self._unchanged(lambda: _status(self.uri)):
-            yield Path(self.uri)
+        if self.uri != self.path:  # Parquet's reader opens no file whose name is no text
+            with self.open() as file, spooled(file) as copy:
+                yield copy
+            return
+        with self.open(), self._unchanged(lambda: _status(self.path)):
+            yield Path(self.path)
 
     @contextmanager
     def _unchanged(self, look: Callable[[], os.stat_result]) -> Iterator[None]:
@@ -137,12 +148,13 @@ def _on_this_machine(pattern: str) -> list[LocalFile]:
     files = [_local_file(found) for found in paths if not Path(found).is_dir()]
     if files:
         for folder in sorted(_closed_folders(path)):
-            log.warning("%s: this user may not look into it, so its files are left out", folder)
+            log.warning("%s: this user may not look into it, so its files are left out", written(str(folder)))
         return files
+    shown = written(pattern)
     if paths:
-        raise ConfigError(f"{pattern} is a folder; name the files in it, such as {pattern.rstrip('/')}/*.csv")
+        raise ConfigError(f"{shown} is a folder; name the files in it, such as {shown.rstrip('/')}/*.csv")
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
-    raise SourceError(f"there is no file {pattern}{where}; check path, and that this user may look there")
+    raise SourceError(f"there is no file {shown}{where}; check path, and that this user may look there")
 
 
 def _closed_folders(path: Path) -> set[Path]:
@@ -160,7 +172,7 @@ def _closed_folders(path: Path) -> set[Path]:
 def _local_file(path: str) -> LocalFile:
     status = _status(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{path} is not a file but a device, pipe or socket")
+        raise ConfigError(f"{written(path)} is not a file but a device, pipe or socket")
     return LocalFile(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
@@ -168,13 +180,18 @@ def _status(path: str) -> os.stat_result:
     try:
         return Path(path).stat()
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from error
+        raise SourceError(f"{written(path)}: {error.strerror}") from error
 
 
 def _opened(path: str) -> BinaryIO:
     try:
         return Path(path).open("rb", buffering=0)
     except PermissionError as error:
-        raise AccessError(f"{path}: this user may not read it; ask for the permission") from error
+        raise AccessError(f"{written(path)}: this user may not read it; ask for the permission") from error
     except FileNotFoundError as error:
-        raise RetryLater(f"{path} vanished after this run began; run again") from error
+        raise RetryLater(f"{written(path)} vanished after this run began; run again") from error
+
+
+def written(path: str) -> str:
+    """The path as text, with ``\\xe9`` for a byte that is not UTF-8: as Python has it, no file could take it."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
@@ -44,6 +45,10 @@ class S3File:
     @property
     def uri(self) -> str:
         return f"{S3_SCHEME}{self.bucket}/{self.key}"
+
+    @property
+    def pattern(self) -> str:
+        return glob.escape(self.uri)
 
     def digest(self) -> str:
         return self.etag
