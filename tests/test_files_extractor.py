@@ -178,6 +178,25 @@ def test_rows_of_such_a_file_are_kept_when_they_are_rejected(tmp_path: Path) -> 
     assert loader.kept(f"_runs/{report.run_id}.json") is not None
 
 
+def test_a_link_to_another_of_the_files_adds_no_rows(
+    put: Put, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("in/11/22.csv", "in/11/23.csv", "elsewhere.csv"):
+        put(name, CSV)
+    (tmp_path / "in" / "11" / "latest.csv").symlink_to("23.csv")
+    (tmp_path / "in" / "this_month").symlink_to("11")
+    (tmp_path / "in" / "more.csv").symlink_to("../elsewhere.csv")
+    found = FilesExtractor(path=f"{tmp_path}/in/11/*.csv", file_column="file")
+    assert set(frame_of(found)["file"]) == {f"{tmp_path}/in/11/22.csv", f"{tmp_path}/in/11/23.csv"}
+    assert caplog.messages == [
+        f"{tmp_path}/in/11/latest.csv leads to {tmp_path}/in/11/23.csv, which is read too, and is left out"
+    ]
+    everywhere = FilesExtractor(path=f"{tmp_path}/in/**/*.csv", file_column="file")
+    names = frame_of(everywhere)["file"].tolist()
+    assert list(dict.fromkeys(names)) == [f"{tmp_path}/in/{name}.csv" for name in ("11/22", "11/23", "more")]
+    assert len(names) == 15
+
+
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tempfile.TemporaryDirectory() as name:  # tmp_path is of this user alone
         Path(name).chmod(0o755)

@@ -145,7 +145,7 @@ class LocalFile:
 def _on_this_machine(pattern: str) -> list[LocalFile]:
     path = in_home(pattern)
     paths = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  (Path has no escape)
-    files = [_local_file(found) for found in paths if not Path(found).is_dir()]
+    files = [_local_file(file) for file in _each_once([found for found in paths if not Path(found).is_dir()])]
     if files:
         for folder in sorted(_closed_folders(path)):
             log.warning("%s: this user may not look into it, so its files are left out", written(str(folder)))
@@ -155,6 +155,18 @@ def _on_this_machine(pattern: str) -> list[LocalFile]:
         raise ConfigError(f"{shown} is a folder; name the files in it, such as {shown.rstrip('/')}/*.csv")
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
     raise SourceError(f"there is no file {shown}{where}; check path, and that this user may look there")
+
+
+def _each_once(files: Sequence[str]) -> Iterator[str]:
+    """The files, without links to others of them, such as ``latest.csv``: their rows would come twice."""
+    real = {file: os.path.realpath(file) for file in files}
+    own = {real[file]: file for file in reversed(files) if not Path(file).is_symlink()}
+    for file in files:
+        target = own.get(real[file], file)
+        if target == file:
+            yield file
+        else:
+            log.warning("%s leads to %s, which is read too, and is left out", written(file), written(target))
 
 
 def _closed_folders(path: Path) -> set[Path]:
