@@ -454,6 +454,22 @@ def test_types_that_lose_nothing_are_cast(first: list[Any], second: list[Any], k
     assert pq.read_table(io.BytesIO(body))["value"].to_pylist() == [*first, kept]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pa.array([1], pa.decimal128(5, 2)), pa.array([None], pa.int64())),
+        (pa.array([{"w": 1}]), pa.array([None], pa.list_(pa.int64()))),
+        (pa.array(["a"]), pa.nulls(1)),
+        (pa.array([["a"]]), pa.array([["a"]]).cast(pa.list_(pa.dictionary(pa.int8(), pa.string())))),
+        (pa.array([{"w": "a"}]), pa.array([{"w": "a"}], pa.struct([("w", pa.string_view())]))),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_nulls_of_another_type_and_other_packing_fit(first: Any, second: Any) -> None:
+    _, tables = arrow_tables([arrow_frame(value=first), arrow_frame(value=second)])
+    assert [table["value"].to_pylist() for table in tables] == [first.to_pylist(), second.to_pylist()]
+
+
 def test_mixed_values_are_refused_with_their_column() -> None:
     with pytest.raises(DataError, match=r"batch at row 3 has values without a common type: .*column value"):
         encoded(DataFrame({"value": ["a", 1]}, index=[3, 4]))

@@ -110,11 +110,12 @@ def _fitted(schema: pa.Schema, table: pa.Table, place: str) -> pa.Table:
 def with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the types of ``schema``, which has its columns. Raises ArrowException if that changes a value."""
     for position, (new, old) in enumerate(zip(table.schema, schema, strict=True)):
-        if same_kind(plain_type(new.type), old.type):
+        if new.type == old.type:
             continue
-        if table.column(position).null_count < table.num_rows:
+        if table.column(position).null_count == table.num_rows:
+            table = table.set_column(position, old, pa.nulls(table.num_rows, old.type))
+        elif not same_kind(new.type, old.type):
             raise pa.ArrowInvalid(f"{new.type} is no kind of {old.type}")
-        table = table.set_column(position, old, pa.nulls(table.num_rows, old.type))
     return table.cast(schema)
 
 
@@ -123,6 +124,7 @@ def same_kind(new: Any, old: Any) -> bool:
 
     So never text from numbers, a shorter float, a date from a time, a time in a zone from one in none, or fewer fields.
     """
+    new = plain_type(new)
     if new == old or pa.types.is_null(new):
         return True
     if pa.types.is_floating(new) and pa.types.is_floating(old):
