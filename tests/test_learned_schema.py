@@ -263,6 +263,16 @@ def test_a_damaged_file_is_a_mistake_of_the_configuration(run: Run, tmp_path: Pa
         run(file=".")
 
 
+@pytest.mark.parametrize("declared", [None, "int64"])
+def test_nulls_without_a_type_do_not_decide_the_type(declared: str | None) -> None:
+    facts = ColumnFacts(declared)
+    facts.see(pa.nulls(2))
+    assert facts.type == declared
+    for values in (pa.array([3]), pa.nulls(2), pa.array([5])):
+        facts.see(values)
+    assert (facts.type, facts.has_nulls, facts.note) == ("int64", True, "3 to 5")
+
+
 def test_days_that_python_does_not_have_are_learned_without_their_range() -> None:
     facts = ColumnFacts()
     facts.see(pa.array([20_000_000], pa.int32()).cast(pa.date32()))

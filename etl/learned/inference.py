@@ -36,7 +36,8 @@ class ColumnFacts:
         self.has_nulls = False
         self.has_values = False
         self._declared = declared
-        self._own: str | None = "text"
+        self._own: str | None = None
+        self._is_odd = False
         self._possible = list(_LOOKS)
         self._values = ColumnFigures()
         self._lengths = ColumnFigures()
@@ -59,8 +60,11 @@ class ColumnFacts:
 
     def see(self, values: Values) -> None:
         self.has_nulls = self.has_nulls or values.null_count > 0
+        if pa.types.is_null(values.type):  # which other batches may know better
+            return
         kind = declared_name(values.type)
-        self._own = kind if self._own and kind and _fits(values, kind) else None  # NaN fits no declared type
+        self._is_odd = self._is_odd or kind is None or not _fits(values, kind)  # NaN fits no declared type
+        self._own = None if self._is_odd else kind
         if self._declared and (self._own is None or not _fits(values, self._declared)):
             self._declared = None
         if self._own is None or len(values) == values.null_count:
