@@ -140,6 +140,19 @@ def test_times_of_any_precision_can_be_filled(unit: str) -> None:
     assert [str(time) for time in result["at"]] == ["2024-01-31 12:00:00"]
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(4)], ids=str)
+def test_bytes_are_filled_and_replaced(kind: pa.DataType) -> None:
+    """As some programs write text into Parquet files."""
+    frame = table({"a": kind}, a=[b"caf\xff", None])
+    assert listed(FillMissing(values={"a": "cafe"}).transform(frame)["a"]) == [b"caf\xff", b"cafe"]
+    assert listed(ReplaceValues(values={"a": {"none": "cafe"}}).transform(frame)["a"]) == [b"caf\xff", None]
+
+
+def test_bytes_of_another_length_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match="'abc' does not fit a column of type fixed_size_binary"):
+        FillMissing(values={"a": "abc"}).transform(table({"a": pa.binary(4)}, a=[b"four", None]))
+
+
 def test_a_column_of_lists_cannot_be_filled() -> None:
     with pytest.raises(ConfigError, match="no text can be read as list"):
         FillMissing(values={"a": "x"}).transform(table({"a": pa.list_(pa.int64())}, a=[[1], None]))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from etl.errors import ConfigError
-from etl.tables.arrow import Values, as_text, is_text, pc
+from etl.tables.arrow import Values, as_text, is_bytes, is_text, pc
 from etl.tables.text import has_letter, without
 
 # "67.0" is how a whole number looks after it was in a column with gaps in pandas or a spreadsheet, and a date may
@@ -118,6 +118,8 @@ def _parser(kind: pa.DataType) -> Callable[[Values, pa.DataType], Values]:
         return _parse_times
     if types.is_floating(kind):
         return _parse_floats
+    if is_bytes(kind):
+        return _as_bytes
     raise ConfigError(f"no text can be read as {kind}; CastTypes makes text of such a column")
 
 
@@ -170,6 +172,12 @@ def _parse_decimals(text: Values, kind: Any) -> Values:
     if has_letter(text, "e"):  # Arrow would read 1e-100 as 0
         return slowly(text, kind)
     return _at_once(text, kind, otherwise=slowly)
+
+
+def _as_bytes(text: Values, kind: Any) -> Values:
+    if pa.types.is_fixed_size_binary(kind):
+        text = pc.if_else(pc.equal(pc.binary_length(text), kind.byte_width), text, None)
+    return text.cast(kind)
 
 
 def _parse_dates(text: Values, kind: pa.DataType) -> Values:
