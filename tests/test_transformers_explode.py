@@ -105,14 +105,14 @@ def test_numbers_keep_their_digits_however_deep_they_are() -> None:
 
 
 def test_what_no_text_can_hold_is_rejected_and_not_fatal() -> None:
-    """Half a surrogate pair; and what can be read, but is too deep to be written exactly."""
+    """Half a surrogate pair, an endless exponent; and what can be read, but is too deep to be written exactly."""
     deep = '{"c": ' * 600 + "0.1" + "}" * 600
     account = Account("ExplodeJson")
     halves = [r'[{"b": "\ud800"}]', r'[{"b": {"c": ["\ud800"]}}]', r'[{"b": "\ud83d\ude00"}]']
-    frame = table(a=[*halves, f'[{{"b": {deep}}}]'])
+    frame = table(a=[*halves, f'[{{"b": {deep}}}]', '[{"b": 1e9999999999999999999}]'])
     result = ExplodeJson(column="a", take={"b": "b"}).transform(frame, account)
     assert listed(result["b"]) == ["\U0001f600"]
-    assert [reject.row for reject in account.take_rejects()] == [1, 2, 4]
+    assert [reject.row for reject in account.take_rejects()] == [1, 2, 4, 5]
 
 
 def test_mistakes_in_names_are_found() -> None:

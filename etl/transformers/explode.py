@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -79,7 +79,7 @@ class ExplodeJson(Transformer):
             if not isinstance(elements, list):
                 return None
             return [tuple(_text(_field(element, path)) for path in self.take.values()) for element in elements]
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, InvalidOperation):  # the last: an exponent of more than 18 digits
             return None
 
     def _with_fields(self, rows: DataFrame, elements: list[Fields]) -> DataFrame:
