@@ -109,11 +109,15 @@ def _field(element: Any, path: str) -> Any:
 
 def _text(value: Any) -> str | None:
     """Raises ValueError for half a surrogate pair, which JSON can escape and no text can hold."""
-    from etl.files.json_types import json_text
-
     if value is None:
         return None
-    text = value if isinstance(value, str) else json_text(value)
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, dict | list):
+        from etl.files.json_types import json_text  # only here: to import is slower than to write a number
+
+        value = json_text(value)
+    text = str(value)
     text.encode()
     return text
 
