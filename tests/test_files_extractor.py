@@ -213,6 +213,20 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, caplog: pytest.L
         assert caplog.messages == [f"{name}/closed: this user may not look into it, so its files are left out"] * 2
 
 
+def test_a_folder_that_can_be_listed_but_not_entered_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        for part in ("open", "listed"):
+            (Path(name) / part).mkdir()
+            (Path(name) / part / "a.csv").write_bytes(CSV)
+        (Path(name) / "listed").chmod(0o444)
+        with unprivileged():
+            found = FilesExtractor(path=f"{name}/**/a.csv").inspect().uri
+        (Path(name) / "listed").chmod(0o700)
+        assert found == f"{name}/open/a.csv"
+        assert caplog.messages == [f"{name}/listed: this user may not look into it, so its files are left out"]
+
+
 @contextmanager
 def unprivileged() -> Iterator[None]:
     """Root may look everywhere."""

@@ -176,8 +176,8 @@ def _closed_folders(path: Path) -> set[Path]:
         folders = str(Path(*path.parts[:depth]))
         if glob.has_magic(folders) or glob.has_magic(name):
             needed = os.X_OK | (os.R_OK if glob.has_magic(name) else 0)
-            found = map(Path, glob.glob(folders, recursive=True))  # noqa: PTH207
-            closed |= {one for one in found if one.is_dir() and not os.access(one, needed, effective_ids=True)}
+            found = filter(os.path.isdir, glob.glob(folders, recursive=True))  # noqa: PTH207  (Path's own may fail)
+            closed |= {Path(one) for one in found if not os.access(one, needed, effective_ids=True)}
     return closed
 
 
