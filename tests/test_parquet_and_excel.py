@@ -16,6 +16,7 @@ import pytest
 
 from etl.errors import ConfigError, DataError
 from etl.extractors.files import FilesExtractor
+from etl.files.damage import damage_reported
 from etl.paths import PROJECT
 from tests.files import (
     CSV,
@@ -100,6 +101,11 @@ def test_damaged_parquet(put: Put) -> None:
         rows_of(FilesExtractor(path=put("b.parquet", bytes(data))))
     with pytest.raises(DataError, match="is no Parquet file, or damaged: Couldn't deserialize thrift"):
         rows_of(FilesExtractor(path=put("c.parquet", with_broken_footer(PARQUET))))
+
+
+def test_too_little_memory_is_no_damage() -> None:
+    with pytest.raises(MemoryError), damage_reported("the Parquet file is damaged", pa.ArrowException):
+        pa.allocate_buffer(1 << 62)
 
 
 # -- Excel --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,6 @@ def damage_reported(words: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except all_kinds as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # Arrow's own MemoryError is an ArrowException, too
         raise DataError(f"{words}: {str(error).strip()}") from error
