@@ -179,7 +179,8 @@ def _fitted(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
             for new, old in zip(table.schema, schema, strict=True)
             if new.type != old.type
         ]
-        raise DataError(f"{name}: {'; '.join(changed)} as in the first file, and the values do not fit") from error
+        kinds = "; ".join(changed)
+        raise DataError(f"{name}: {kinds} as in the first file, which cannot hold all values of this type") from error
 
 
 class ExcelReader(TableReader):
