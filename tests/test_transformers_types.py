@@ -239,6 +239,17 @@ def test_unknown_types_are_refused(name: str) -> None:
 # -- the steps ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(16)], ids=str)
+def test_bytes_become_text_however_arrow_holds_them(kind: pa.DataType) -> None:
+    values = cast(pa.array([b"0123456789abcde\xff", None], kind), pa.string())
+    assert values.to_pylist() == [r"0123456789abcde\xff", None]
+
+
+def test_a_uuid_becomes_its_text() -> None:
+    uuids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"\xff" * 16, None], pa.binary(16)))
+    assert cast(uuids, pa.string()).to_pylist() == ["ffffffff-ffff-ffff-ffff-ffffffffffff", None]
+
+
 def test_a_row_is_rejected_once_with_every_misfit_and_its_raw_values() -> None:
     account = Account("CastTypes")
     frame = table(a=["1", "x"], b=["yes", "maybe"])

@@ -133,7 +133,8 @@ def as_text(values: Values) -> Values:
         return values
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
-    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+    kind = values.type
+    if pa.types.is_nested(kind) or is_bytes(kind) or isinstance(kind, pa.BaseExtensionType):
         return pa.array([None if value is None else _described(value) for value in values.to_pylist()], pa.string())
     return values.cast(pa.string())
 
