@@ -189,7 +189,7 @@ class TestZipUrlExtractor(ExtractorContract):
         assert news == (
             f"reachable: {self.web.url('/sets.zip')}, {len(GOOD):,} bytes, last modified Sat, 01 Oct 2022 00:00:00 GMT"
         )
-        assert [request.headers["Range"] for request in self.web.requests] == ["bytes=0-63"]
+        assert [request.headers["Range"] for request in self.web.requests] == ["bytes=0-255"]
 
     def test_check_of_a_server_that_says_little(self) -> None:
         self.web.serve("/sets.zip", GOOD, length=False, last_modified=None, ranges=False)

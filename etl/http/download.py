@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from requests import Response, Session
 
 HEAD_BYTES = 64
+_ASKED_BYTES = 4 * HEAD_BYTES  # of an encoded body, a part gives fewer bytes than it has if it cannot be compressed
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def peek(url: str, options: DownloadOptions) -> tuple[bytes, Version]:
     patience, head = Patience(options), b""
     with web_session() as session:
         try:
-            response = ask(session, url, options, patience, {"Range": f"bytes=0-{HEAD_BYTES - 1}"})
+            response = ask(session, url, options, patience, {"Range": f"bytes=0-{_ASKED_BYTES - 1}"})
             with closing(response):
                 for chunk in body_chunks(response, url, options, patience):
                     head += chunk
