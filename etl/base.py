@@ -94,7 +94,7 @@ class Extractor(Step):
         with self.blamed():
             batches = iter(self.read(account))
             empty: DataFrame | None = None
-            rejected = 0
+            rejected, before = 0, account.rows_out
             while True:
                 with account.timed():
                     batch = next(batches, None)
@@ -103,7 +103,7 @@ class Extractor(Step):
                 rejected = account.rejected.total()
                 empty = batch.take([]) if empty is None else empty
                 empty.attrs = batch.attrs  # a batch may say which source it is from
-                yield _numbered(batch, account)
+                yield _numbered(batch, account, account.rows_out - before)
                 del batch  # or it would stay in memory while the next is made
             account.rows_in = account.rows_out + account.rejected.total()
             if empty is not None and account.rejected.total() > rejected:
@@ -245,22 +245,25 @@ class Loader(Step):
             return replace(receipt, figures=figures.as_dict(receipt.schema))
 
 
-def _numbered(batch: DataFrame, account: Account) -> DataFrame:
-    """Replace pandas' default index by the next row numbers of the source."""
+def _numbered(batch: DataFrame, account: Account, rows_before: int) -> DataFrame:
+    """Replace pandas' default index by the next row numbers of the source; also one that goes on through all batches.
+
+    Such are the chunks of ``pandas.read_csv``: the first row behind ``rows_before`` others has just that number there.
+    """
     from pandas import RangeIndex
 
-    if _is_unnumbered(batch):
+    if _is_unnumbered(batch) or _is_unnumbered(batch, rows_before):
         first = account.next_row
         batch = batch.set_axis(RangeIndex(first, first + len(batch)), axis="index")
     account.rows_out += len(batch)
     return batch
 
 
-def _is_unnumbered(batch: DataFrame) -> bool:
+def _is_unnumbered(batch: DataFrame, rows_before: int = 0) -> bool:
     """Whether it has pandas' default index: rows are numbered from 1."""
     from pandas import RangeIndex
 
-    return isinstance(batch.index, RangeIndex) and batch.index.start == 0
+    return isinstance(batch.index, RangeIndex) and batch.index.start == rows_before
 
 
 def _counted(batches: Iterable[DataFrame], account: Account, figures: Figures) -> Iterator[DataFrame]:

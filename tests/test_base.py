@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import urllib.request
@@ -63,6 +64,16 @@ def test_rows_get_numbers_that_count_rejected_lines_too() -> None:
     numbers = [list(batch.index) for batch in Numbers().extract(account)]
     assert numbers == [[1, 2], [4], [5, 6]]
     assert (account.rows_in, account.rows_out, dict(account.rejected)) == (6, 5, {"ragged": 1})
+
+
+def test_chunks_of_pandas_are_numbered_from_1_through_all_of_them() -> None:
+    class Chunks(Extractor):
+        def read(self, account: Account) -> Iterator[DataFrame]:
+            yield from pd.read_csv(io.StringIO("n\n" + "7\n" * 5), chunksize=2)
+
+    account = Account("read")
+    assert [list(batch.index) for batch in Chunks().extract(account)] == [[1, 2], [3, 4], [5]]
+    assert [list(batch.index) for batch in Chunks().extract(account)] == [[6, 7], [8, 9], [10]]
 
 
 def test_lines_behind_the_last_row_come_with_a_batch_too() -> None:
