@@ -94,7 +94,7 @@ class Extractor(Step):
         with self.blamed():
             batches = iter(self.read(account))
             empty: DataFrame | None = None
-            rejected, before = 0, account.rows_out
+            rejected, before, from_zero = 0, account.rows_out, False
             while True:
                 with account.timed():
                     batch = next(batches, None)
@@ -103,7 +103,9 @@ class Extractor(Step):
                 rejected = account.rejected.total()
                 empty = batch.take([]) if empty is None else empty
                 empty.attrs = batch.attrs  # a batch may say which source it is from
-                yield _numbered(batch, account, account.rows_out - before)
+                rows_before = account.rows_out - before
+                from_zero = from_zero if rows_before else _is_unnumbered(batch)
+                yield _numbered(batch, account, rows_before if from_zero else 0)
                 del batch  # or it would stay in memory while the next is made
             account.rows_in = account.rows_out + account.rejected.total()
             if empty is not None and account.rejected.total() > rejected:
@@ -246,9 +248,9 @@ class Loader(Step):
 
 
 def _numbered(batch: DataFrame, account: Account, rows_before: int) -> DataFrame:
-    """Replace pandas' default index by the next row numbers of the source; also one that goes on through all batches.
+    """Replace pandas' default index by the next row numbers of the source.
 
-    Such are the chunks of ``pandas.read_csv``: the first row behind ``rows_before`` others has just that number there.
+    ``rows_before``: the rows behind which it may also go on, as it does through the chunks of ``pandas.read_csv``.
     """
     from pandas import RangeIndex
 

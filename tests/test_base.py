@@ -76,6 +76,15 @@ def test_chunks_of_pandas_are_numbered_from_1_through_all_of_them() -> None:
     assert [list(batch.index) for batch in Chunks().extract(account)] == [[6, 7], [8, 9], [10]]
 
 
+def test_numbers_of_several_files_that_each_begin_with_1_are_kept() -> None:
+    class ShortFileFirst(Extractor):
+        def read(self, account: Account) -> Iterator[DataFrame]:
+            for rows in (1, 3):
+                yield DataFrame({"n": [7] * rows}, index=RangeIndex(1, rows + 1))
+
+    assert [list(batch.index) for batch in ShortFileFirst().extract()] == [[1], [1, 2, 3]]
+
+
 def test_lines_behind_the_last_row_come_with_a_batch_too() -> None:
     """Or they would be taken for lines of the source that is read next."""
 
