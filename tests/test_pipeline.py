@@ -330,13 +330,16 @@ def test_signals_stop_cleanly(bucket: Bucket, number: signal.Signals, tmp_path: 
     process = subprocess.Popen(
         [sys.executable, "main.py", "run", str(pipeline_file)], cwd=PROJECT, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 90
-    while not bucket.open_uploads():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, shown = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 90
+        while not bucket.open_uploads():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, shown = process.communicate(timeout=60)
+    finally:
+        process.kill()  # else it would fill the disk
     assert process.returncode == 128 + number
     assert f"stopped by {number.name}; nothing was published" in shown
     assert bucket.open_uploads() == []
