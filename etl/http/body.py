@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import urllib3
 
 from etl.errors import DataError, SourceError
-from etl.http.request import Patience, TransientError, WebOptions, reason
+from etl.http.request import Patience, TransientError, reason
 from etl.redact import redact
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ CHUNK_BYTES = 256 * 1024
 _DECODABLE = ("", "gzip", "x-gzip", "deflate")
 
 
-def read_body(response: Response, url: str, options: WebOptions, patience: Patience, max_bytes: int) -> bytes:
+def read_body(response: Response, url: str, patience: Patience, max_bytes: int) -> bytes:
     """The whole body, decoded. Raises TransientError if it breaks off, DataError if it is larger than ``max_bytes``."""
     body = bytearray()
-    for chunk in body_chunks(response, url, options, patience):
+    for chunk in body_chunks(response, url, patience):
         body += chunk
         if len(body) > max_bytes:
             raise DataError(
@@ -41,7 +41,7 @@ def encoding_of(response: Response) -> str:
     return response.headers.get("Content-Encoding", "").strip().lower().replace("identity", "")
 
 
-def body_chunks(response: Response, url: str, options: WebOptions, patience: Patience) -> Iterator[bytes]:
+def body_chunks(response: Response, url: str, patience: Patience) -> Iterator[bytes]:
     """The body as it arrives, decoded. Raises SourceError at once if it cannot be decoded.
 
     The iterator raises TransientError if the body breaks off, stalls or crawls.
@@ -49,12 +49,13 @@ def body_chunks(response: Response, url: str, options: WebOptions, patience: Pat
     encoding = encoding_of(response)
     if encoding not in _DECODABLE:
         raise SourceError(f"{redact(url)}: the server encoded the body with {encoding!r}, unasked")
-    chunks = _arriving(response, options, patience)
+    chunks = _arriving(response, patience)
     return _decoded(chunks) if encoding else chunks
 
 
-def _arriving(response: Response, options: WebOptions, patience: Patience) -> Iterator[bytes]:
+def _arriving(response: Response, patience: Patience) -> Iterator[bytes]:
     """Yield the body as it is sent. A socket's read timeout starts anew with every byte, so the rate is watched too."""
+    options = patience.options
     since, received = time.monotonic(), 0
     while True:
         try:

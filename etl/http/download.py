@@ -81,9 +81,10 @@ def peek(url: str, options: DownloadOptions) -> tuple[bytes, Version]:
     patience, head = Patience(options), b""
     with web_session() as session:
         try:
-            response = ask(session, url, options, patience, {"Range": f"bytes=0-{_ASKED_BYTES - 1}"})
+            wanted = {"Range": f"bytes=0-{_ASKED_BYTES - 1}"}
+            response = ask(session, url, patience, options.headers, wanted)
             with closing(response):
-                for chunk in body_chunks(response, url, options, patience):
+                for chunk in body_chunks(response, url, patience):
                     head += chunk
                     if len(head) >= HEAD_BYTES:
                         break
@@ -137,7 +138,7 @@ class _Fetching:
             wanted = {"Range": f"bytes={part.size}-", **part.version.if_range()}
         elif cached:
             wanted = cached.version.if_changed()
-        with closing(ask(self.session, self.url, self.options, self.patience, wanted)) as response:
+        with closing(ask(self.session, self.url, self.patience, self.options.headers, wanted)) as response:
             if cached and response.status_code == 304:
                 self._check_size(cached.size)
                 return cached
@@ -163,7 +164,7 @@ class _Fetching:
 
     def _receive(self, response: Response, version: Version) -> str:
         """Append the body to the part and return the SHA-256 of the whole."""
-        body = body_chunks(response, self.url, self.options, self.patience)
+        body = body_chunks(response, self.url, self.patience)
         try:
             with self.entry.open_part() as file, progress(f"Downloading {_label(self.url)}", version.length) as advance:
                 digest, size = hashlib.sha256(), 0

@@ -99,10 +99,10 @@ class UnauthorizedError(AccessError):
 
 
 class Patience:
-    """The tries and the time that one piece of work may take."""
+    """The tries and the time that one piece of work may take, as its ``options`` say."""
 
     def __init__(self, options: WebOptions) -> None:
-        self._options = options
+        self.options = options
         self._tries = 1
         self._deadline = time.monotonic() + options.total_timeout_s
 
@@ -111,15 +111,15 @@ class Patience:
 
     def wait(self, url: str, failure: TransientError) -> None:
         """Sleep before the next try. Raises SourceError (RetryLater if throttled) when there is none left."""
-        backoff = min(self._options.backoff_s * 2 ** (self._tries - 1), _MAX_BACKOFF_S)
+        backoff = min(self.options.backoff_s * 2 ** (self._tries - 1), _MAX_BACKOFF_S)
         pause = max(backoff * random.uniform(0.5, 1), failure.wait_s)  # noqa: S311  (jitter, not a secret)
-        if self._tries >= self._options.attempts:
+        if self._tries >= self.options.attempts:
             _give_up(url, failure, f"gave up after {self._tries} attempts")
         if pause >= self.left_s():
-            limit = f"total_timeout_s = {self._options.total_timeout_s:g}"
+            limit = f"total_timeout_s = {self.options.total_timeout_s:g}"
             _give_up(url, failure, f"gave up, since a next try in {pause:.1f} s would be beyond {limit}")
         self._tries += 1
-        log.warning("Retrying in %.1f s (%d of %d): %s", pause, self._tries, self._options.attempts, failure)
+        log.warning("Retrying in %.1f s (%d of %d): %s", pause, self._tries, self.options.attempts, failure)
         time.sleep(pause)
 
 
@@ -146,19 +146,19 @@ class _Session(requests.Session):
 def ask(
     session: requests.Session,
     url: str,
-    options: WebOptions,
     patience: Patience,
+    own: Mapping[str, SecretStr],
     headers: Mapping[str, str],
     body: bytes | None = None,
 ) -> requests.Response:
     """GET ``url``, following redirects, and return the answer (2xx, 304 or 416) with its body unread.
 
-    With a ``body`` it is a POST, which follows none. Raises TransientError where trying again makes sense; ConfigError
-    (endless redirects), AccessError or SourceError.
+    With a ``body`` it is a POST, which follows none. ``own``: headers for the host of ``url``, and no other. Raises
+    TransientError where trying again makes sense; ConfigError (endless redirects), AccessError or SourceError.
     """
     here = url
     for _ in range(MAX_REDIRECTS + 1):
-        response = _send(session, here, options, patience, _headers(url, here, options, headers), body)
+        response = _send(session, here, patience, _headers(url, here, own, headers), body)
         if not response.is_redirect:
             _check_status(response, url)
             return response
@@ -168,28 +168,23 @@ def ask(
                 f"{redact(url)} redirects a POST: refused; set the url to where it leads, if that is right"
             )
         here = _redirect_target(response, here)
-        check_redirect(url, here, allow_http=options.allow_http)
+        check_redirect(url, here, allow_http=patience.options.allow_http)
     raise ConfigError(f"{redact(url)}: redirected more than {MAX_REDIRECTS} times; check the url")
 
 
-def _headers(url: str, here: str, options: WebOptions, extra: Mapping[str, str]) -> dict[str, str]:
+def _headers(url: str, here: str, own: Mapping[str, SecretStr], others: Mapping[str, str]) -> dict[str, str]:
     """The headers of one request. Encoded bodies are not asked for: they can be neither resumed nor measured."""
-    own = {}
-    if urlsplit(here)[:2] == urlsplit(url)[:2]:
-        own = {name.title(): value.get_secret_value() for name, value in options.headers.items()}
-    return {**own, "Accept-Encoding": "identity", **extra}
+    if urlsplit(here)[:2] != urlsplit(url)[:2]:
+        own = {}
+    sent = {name.title(): value.get_secret_value() for name, value in own.items()}
+    return {**sent, "Accept-Encoding": "identity", **others}
 
 
 def _send(
-    session: requests.Session,
-    url: str,
-    options: WebOptions,
-    patience: Patience,
-    headers: Mapping[str, str],
-    body: bytes | None,
+    session: requests.Session, url: str, patience: Patience, headers: Mapping[str, str], body: bytes | None
 ) -> requests.Response:
     host = urlsplit(url).hostname or ""
-    timeout = options.connect_timeout_s, options.read_timeout_s
+    timeout = patience.options.connect_timeout_s, patience.options.read_timeout_s
     limit = min(sum(timeout), max(patience.left_s(), 0.001))
     proxies = {"no_proxy": host} if is_loopback(host) else None
 

@@ -144,7 +144,7 @@ class Api:
     def __init__(self, options: ApiOptions, session: Session) -> None:
         self._options = options
         self._session = session
-        self._signer = Signer(options.auth, options, session)
+        self._signer = Signer(options.auth, session)
         self._pace = _Pace(options.requests_per_second)
         self.pagination = options.pagination or OnePage()
         self.progress = Progress()
@@ -211,17 +211,16 @@ class Api:
     def _try_once(self, request: PageRequest, patience: Patience) -> Page:
         self._pace.wait()
         url = with_query(request.url, self._signer.params())
-        body, sent = None, {"Accept-Encoding": "gzip"}
+        body, headers = None, {"Accept-Encoding": "gzip"}
         if self._options.method == "POST":
             params = {**self._options.since_params, **request.params}  # which an address of the next page has not
             body = json.dumps({**self._options.body, **params}).encode()
-            sent["Content-Type"] = "application/json"
+            headers["Content-Type"] = "application/json"
         else:
             url = with_query(url, request.params)
-        headers = {"Accept": SecretStr("application/json"), **self._options.headers, **self._signer.headers(patience)}
-        options = self._options.model_copy(update={"headers": headers})
-        with closing(ask(self._session, url, options, patience, sent, body)) as response:
-            content = read_body(response, url, options, patience, self._options.max_page_bytes)
+        own = {"Accept": SecretStr("application/json"), **self._options.headers, **self._signer.headers(patience)}
+        with closing(ask(self._session, url, patience, own, headers, body)) as response:
+            content = read_body(response, url, patience, self._options.max_page_bytes)
         return self._page_of(request, response, content)
 
     def _page_of(self, request: PageRequest, response: Response, content: bytes) -> Page:

@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from etl.errors import AccessError, SourceError
 from etl.http.body import read_body
-from etl.http.request import Patience, RefusedError, TransientError, WebOptions, ask, check_header
+from etl.http.request import Patience, RefusedError, TransientError, ask, check_header
 from etl.options import Options
 from etl.redact import redact
 
@@ -104,9 +104,8 @@ Auth: TypeAlias = Annotated[BearerAuth | BasicAuth | ApiKeyAuth | OAuth2Auth, Fi
 class Signer:
     """Signs the requests of one reading."""
 
-    def __init__(self, auth: Auth | None, options: WebOptions, session: Session) -> None:
+    def __init__(self, auth: Auth | None, session: Session) -> None:
         self._auth = auth
-        self._options = options
         self._session = session
         self._token: _Token | None = None
 
@@ -118,7 +117,7 @@ class Signer:
         if not isinstance(self._auth, OAuth2Auth):
             return self._auth.headers_sent() if self._auth else {}
         if self._token is None or time.monotonic() >= self._token.stale_at:
-            self._token = _fetch_token(self._auth, self._options, self._session, patience)
+            self._token = _fetch_token(self._auth, self._session, patience)
         return _bearer(self._token.text)
 
     def params(self) -> dict[str, str]:
@@ -137,15 +136,14 @@ class _Token:
     stale_at: float
 
 
-def _fetch_token(auth: OAuth2Auth, options: WebOptions, session: Session, patience: Patience) -> _Token:
-    headers, form = _token_request(auth)
-    options = options.model_copy(update={"headers": headers})  # those for the API are no business of this server
-    sent = {"Content-Type": "application/x-www-form-urlencoded"}
+def _fetch_token(auth: OAuth2Auth, session: Session, patience: Patience) -> _Token:
+    own, form = _token_request(auth)
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
     asked = time.monotonic()
     try:
-        response = ask(session, auth.token_url, options, patience, sent, urlencode(form).encode())
+        response = ask(session, auth.token_url, patience, own, headers, urlencode(form).encode())
         with closing(response):
-            body = read_body(response, auth.token_url, options, patience, _MAX_TOKEN_BYTES)
+            body = read_body(response, auth.token_url, patience, _MAX_TOKEN_BYTES)
     except TransientError as failure:
         raise TransientError(
             f"no token from {redact(auth.token_url)}: {failure}", wait_s=failure.wait_s, throttled=failure.throttled
