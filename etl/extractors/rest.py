@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from etl.base import Extractor
 from etl.errors import DataError
 from etl.files.formats import JsonType
-from etl.http.request import web_session
+from etl.http.request import WebSession
 from etl.incremental.options import IncrementalOption
 from etl.ledger import Account
 from etl.options import DifferentColumns
@@ -61,7 +61,7 @@ class RestExtractor(ApiOptions, Extractor):
 
     def check(self) -> str:
         """Ask for the first page, once."""
-        with web_session() as session:
+        with WebSession() as session:
             api = Api(self.model_copy(update={"attempts": 1}), session)
             elements = api.page(api.first_request()).elements
         fields = ", ".join(elements[0]) if elements and isinstance(elements[0], dict) else "none"
@@ -78,7 +78,7 @@ class RestExtractor(ApiOptions, Extractor):
         from etl.rest.reading import records_of
         from etl.tables.numbered import numbered_frames
 
-        with web_session() as session:
+        with WebSession() as session:
             records = records_of(Api(self, session), self, account)
             columns, tables = JsonTable(self.columns, self.types, account, self._uri).tables(records, None)
             if not columns:

@@ -22,12 +22,12 @@ from etl.errors import ConfigError, DataError, SourceError, StorageError
 from etl.http.addresses import url_problem
 from etl.http.body import CHUNK_BYTES, body_chunks
 from etl.http.cache import CacheEntry, Stored, Version
-from etl.http.request import Patience, TransientError, WebOptions, ask, web_session
+from etl.http.request import Patience, TransientError, WebOptions, WebSession, ask
 from etl.progress import progress
 from etl.redact import redact
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from requests import Response
 
 HEAD_BYTES = 64
 _ASKED_BYTES = 4 * HEAD_BYTES  # of an encoded body, a part gives fewer bytes than it has if it cannot be compressed
@@ -55,7 +55,7 @@ def fetch(url: str, folder: Path, options: DownloadOptions, meanwhile: Callable[
     started = time.monotonic()
     patience = Patience(options)
     entry = CacheEntry(folder, url)
-    with entry.locked(patience), web_session() as session:
+    with entry.locked(patience), WebSession() as session:
         stored = _Fetching(url, options, entry, patience, session, meanwhile).fetch()
     if options.sha256 and stored.sha256 != options.sha256.lower():
         entry.clear()
@@ -79,7 +79,7 @@ def peek(url: str, options: DownloadOptions) -> tuple[bytes, Version]:
     """Ask once for the first bytes of the file at ``url``, and which version it is. Raises as fetch does."""
     _check_url(url, options)
     patience, head = Patience(options), b""
-    with web_session() as session:
+    with WebSession() as session:
         try:
             wanted = {"Range": f"bytes=0-{_ASKED_BYTES - 1}"}
             response = ask(session, url, patience, options.headers, wanted)
@@ -111,7 +111,7 @@ class _Fetching:
     options: DownloadOptions
     entry: CacheEntry
     patience: Patience
-    session: Session
+    session: WebSession
     meanwhile: Callable[[], None]
 
     def fetch(self) -> Stored:

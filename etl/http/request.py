@@ -9,9 +9,9 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import NoReturn
 from urllib.parse import urljoin, urlsplit
 
@@ -128,23 +128,23 @@ def _give_up(url: str, failure: TransientError, why: str) -> NoReturn:
     raise error(f"{redact(url)}: {failure}; {why}; try again later") from failure
 
 
-@contextmanager
-def web_session() -> Iterator[requests.Session]:
-    """A session that takes proxies and certificate authorities from the environment, but no passwords from ~/.netrc."""
-    with _Session() as session:
-        session.auth = lambda request: request
-        yield session
+class WebSession(requests.Session):
+    """Takes proxies and certificate authorities from the environment, but no passwords from ~/.netrc.
 
+    It leaves bodies unread, and redirects alone: requests would first read the body of one to its end, however long.
+    """
 
-class _Session(requests.Session):
-    """Leaves redirects alone: requests would first read the body of one to its end, however long."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = True
+        self.auth = lambda request: request
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 def ask(
-    session: requests.Session,
+    session: WebSession,
     url: str,
     patience: Patience,
     own: Mapping[str, SecretStr],
@@ -181,25 +181,14 @@ def _headers(url: str, here: str, own: Mapping[str, SecretStr], others: Mapping[
 
 
 def _send(
-    session: requests.Session, url: str, patience: Patience, headers: Mapping[str, str], body: bytes | None
+    session: WebSession, url: str, patience: Patience, headers: Mapping[str, str], body: bytes | None
 ) -> requests.Response:
     host = urlsplit(url).hostname or ""
     timeout = patience.options.connect_timeout_s, patience.options.read_timeout_s
     limit = min(sum(timeout), max(patience.left_s(), 0.001))
     proxies = {"no_proxy": host} if is_loopback(host) else None
-
-    def send() -> requests.Response:
-        return session.request(
-            "GET" if body is None else "POST",
-            url,
-            data=body,
-            headers=headers,
-            stream=True,
-            allow_redirects=False,
-            timeout=timeout,
-            proxies=proxies,
-        )
-
+    method = "GET" if body is None else "POST"
+    send = partial(session.request, method, url, data=body, headers=headers, timeout=timeout, proxies=proxies)
     try:
         return within(limit, send)  # no timeout of requests covers name lookup, or headers that trickle in
     except requests.exceptions.SSLError as error:

@@ -26,14 +26,14 @@ from etl.errors import DataError, SourceError
 from etl.files.json_records import json_document
 from etl.http.addresses import url_problem
 from etl.http.body import read_body
-from etl.http.request import Patience, RefusedError, TransientError, UnauthorizedError, WebOptions, ask
+from etl.http.request import Patience, RefusedError, TransientError, UnauthorizedError, WebOptions, WebSession, ask
 from etl.redact import redact
 from etl.rest.auth import Auth, OAuth2Auth, Signer
 from etl.rest.pages import Page, PageRequest, Progress, check_unambiguous, elements_of, with_query
 from etl.rest.pagination import OnePage, Pagination
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from requests import Response
 
     from etl.incremental.options import Cursor
 
@@ -141,7 +141,7 @@ class UnreadableError(Exception):
 class Api:
     """One reading of an API."""
 
-    def __init__(self, options: ApiOptions, session: Session) -> None:
+    def __init__(self, options: ApiOptions, session: WebSession) -> None:
         self._options = options
         self._session = session
         self._signer = Signer(options.auth, session)

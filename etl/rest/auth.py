@@ -8,19 +8,16 @@ import math
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 from urllib.parse import quote_plus, urlencode
 
 from pydantic import Field, SecretStr, model_validator
 
 from etl.errors import AccessError, SourceError
 from etl.http.body import read_body
-from etl.http.request import Patience, RefusedError, TransientError, ask, check_header
+from etl.http.request import Patience, RefusedError, TransientError, WebSession, ask, check_header
 from etl.options import Options
 from etl.redact import redact
-
-if TYPE_CHECKING:
-    from requests import Session
 
 _MAX_TOKEN_BYTES = 1 << 20
 _LONGEST_LEEWAY_S = 60.0
@@ -104,7 +101,7 @@ Auth: TypeAlias = Annotated[BearerAuth | BasicAuth | ApiKeyAuth | OAuth2Auth, Fi
 class Signer:
     """Signs the requests of one reading."""
 
-    def __init__(self, auth: Auth | None, session: Session) -> None:
+    def __init__(self, auth: Auth | None, session: WebSession) -> None:
         self._auth = auth
         self._session = session
         self._token: _Token | None = None
@@ -136,7 +133,7 @@ class _Token:
     stale_at: float
 
 
-def _fetch_token(auth: OAuth2Auth, session: Session, patience: Patience) -> _Token:
+def _fetch_token(auth: OAuth2Auth, session: WebSession, patience: Patience) -> _Token:
     own, form = _token_request(auth)
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     asked = time.monotonic()
