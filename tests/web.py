@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,9 +82,7 @@ class WebServer:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 
@@ -170,15 +167,6 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = Request(self.command, self.path, self.headers, body)
         answer = self.server.web.take(request)
@@ -191,6 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_head(status, headers, answer)
         if self.command != "HEAD":
             self._send_body(content, answer)
+
+    do_HEAD = do_POST = do_GET  # noqa: N815  (their names in the standard library)
 
     def _send_head(self, status: int, headers: Mapping[str, str], answer: Answer) -> None:
         self.close_connection = answer.cut_after is not None or (answer.length is not True and not answer.chunked)
