@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from etl.base import Extractor
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 from etl.extractors.zip_url import ZipUrlExtractor
 from etl.files.csv_options import CsvOptions
 from etl.paths import PROJECT
 from tests.contracts import ExtractorContract
 from tests.files import zip_of
+from tests.reading import rows_of, said_by
 from tests.web import WebServer
 
 ROWS = [(f"{number:03}-1", f"Set {number}", str(number * 7)) for number in range(1, 301)]
@@ -38,10 +34,6 @@ def damaged(data: bytes) -> bytes:
 GOOD = zip_of(("sets.csv", CSV))
 DAMAGED = damaged(GOOD)
 TRUNCATED = GOOD[:-40]
-
-
-def rows_of(extractor: Extractor) -> list[tuple[str, ...]]:
-    return list(pd.concat(extractor.extract()).itertuples(index=False, name=None))
 
 
 class TestZipUrlExtractor(ExtractorContract):
@@ -132,10 +124,8 @@ class TestZipUrlExtractor(ExtractorContract):
                     thread.join()
             print(json.dumps([name for name in ("pandas", "pyarrow", "numpy", "rich") if name in sys.modules]))
         """
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        first, again = (subprocess.run(command, cwd=PROJECT, capture_output=True, check=True) for _ in range(2))
-        assert json.loads(first.stdout) == ["pandas", "pyarrow", "numpy"]
-        assert json.loads(again.stdout) == []
+        assert json.loads(said_by(code)) == ["pandas", "pyarrow", "numpy"]
+        assert json.loads(said_by(code)) == []
 
     # -- what a server may send instead --
 
