@@ -72,13 +72,6 @@ class Kind(NamedTuple):
     asked: list[str]
 
 
-ONE_PAGE = Kind(all_at_once, {}, ["/items"])
-LINK_HEADER = Kind(by_link, {"pagination": {"type": "link_header"}}, ["/items", "/items?start=3", "/items?start=6"])
-NEXT_URL = Kind(
-    by_next_url,
-    {"records": "data.items", "pagination": {"type": "next_url", "path": "@odata.next"}},
-    ["/items", "/items?start=3", "/items?start=6"],
-)
 CURSOR = Kind(
     by_cursor,
     {"records": "items", "pagination": {"type": "cursor", "path": "meta.next", "param": "after"}},
@@ -89,11 +82,24 @@ PAGE_NUMBER = Kind(
     {"records": "items", "pagination": {"type": "page_number", "size": 3, "size_param": "per_page"}},
     ["/items?page=1&per_page=3", "/items?page=2&per_page=3", "/items?page=3&per_page=3"],
 )
-OFFSET = Kind(
-    by_offset,
-    {"records": "items", "pagination": {"type": "offset", "limit": 3}},
-    ["/items?limit=3&offset=0", "/items?limit=3&offset=3", "/items?limit=3&offset=6"],
-)
+KINDS = {
+    "one_page": Kind(all_at_once, {}, ["/items"]),
+    "link_header": Kind(
+        by_link, {"pagination": {"type": "link_header"}}, ["/items", "/items?start=3", "/items?start=6"]
+    ),
+    "next_url": Kind(
+        by_next_url,
+        {"records": "data.items", "pagination": {"type": "next_url", "path": "@odata.next"}},
+        ["/items", "/items?start=3", "/items?start=6"],
+    ),
+    "cursor": CURSOR,
+    "page_number": PAGE_NUMBER,
+    "offset": Kind(
+        by_offset,
+        {"records": "items", "pagination": {"type": "offset", "limit": 3}},
+        ["/items?limit=3&offset=0", "/items?limit=3&offset=3", "/items?limit=3&offset=6"],
+    ),
+}
 
 
 def make(url: str, **options: Any) -> RestExtractor:

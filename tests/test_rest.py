@@ -26,14 +26,9 @@ from tests.reading import frame_of, rejects_of, said_by
 from tests.rest_api import (
     CURSOR,
     IDS,
-    LINK_HEADER,
-    NEXT_URL,
-    OFFSET,
-    ONE_PAGE,
-    PAGE_NUMBER,
+    KINDS,
     PAGE_ROWS,
     ROWS,
-    Kind,
     all_at_once,
     by_three_pages,
     ids_of,
@@ -44,11 +39,10 @@ from tests.rest_api import (
 from tests.web import Answer, Request, WebServer
 
 
-class ApiContract(ExtractorContract):
-    kind: Kind
-
-    @pytest.fixture(autouse=True)
-    def _server(self) -> Iterator[None]:
+class TestRestExtractor(ExtractorContract):
+    @pytest.fixture(autouse=True, params=KINDS)
+    def _server(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        self.kind = KINDS[request.param]
         with WebServer() as self.web:
             self.web.script("/items", self.kind.script)
             yield
@@ -70,30 +64,6 @@ class ApiContract(ExtractorContract):
         ids_of(self.make(url=self.web.url("/items?old=1%20"), params={"new": True, "n": 2}))
         first = self.web.requests[0]
         assert first.path.startswith("/items?old=1%20&new=true&n=2")
-
-
-class TestOnePage(ApiContract):
-    kind = ONE_PAGE
-
-
-class TestLinkHeader(ApiContract):
-    kind = LINK_HEADER
-
-
-class TestNextUrl(ApiContract):
-    kind = NEXT_URL
-
-
-class TestCursor(ApiContract):
-    kind = CURSOR
-
-
-class TestPageNumber(ApiContract):
-    kind = PAGE_NUMBER
-
-
-class TestOffset(ApiContract):
-    kind = OFFSET
 
 
 def test_no_heavy_library_is_loaded_until_it_reads(web: WebServer) -> None:

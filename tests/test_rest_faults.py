@@ -12,20 +12,7 @@ from hypothesis import strategies as st
 from etl.errors import AccessError, DataError, RetryLater, SourceError
 from etl.extractors.rest import RestExtractor
 from tests.reading import frame_of, peak_of_reading
-from tests.rest_api import (
-    CURSOR,
-    IDS,
-    LINK_HEADER,
-    NEXT_URL,
-    OFFSET,
-    PAGE_NUMBER,
-    Kind,
-    by_three_pages,
-    ids_of,
-    json_answer,
-    make,
-    query,
-)
+from tests.rest_api import IDS, KINDS, Kind, by_three_pages, ids_of, json_answer, make, query
 from tests.web import Answer, Request, WebServer
 
 
@@ -92,7 +79,7 @@ MOODS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 
 @settings(max_examples=25)
-@given(st.sampled_from([LINK_HEADER, NEXT_URL, CURSOR, PAGE_NUMBER, OFFSET]), st.lists(MOODS, max_size=6))
+@given(st.sampled_from([*KINDS.values()]), st.lists(MOODS, max_size=6))
 def test_whatever_the_moods_all_is_read_or_nothing(kind: Kind, moods: list[dict[str, Any]]) -> None:
     with WebServer() as web:
         extractor = make(web.script("/items", kind.script), **kind.options, attempts=3)
