@@ -30,9 +30,6 @@ def read_body(response: Response, url: str, patience: Patience, max_bytes: int) 
                 f"{redact(url)}: an answer is larger than max_page_bytes = {max_bytes:,}; ask for smaller pages, or "
                 "raise the limit: a page is held in memory"
             )
-    length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and not encoding_of(response) and len(body) != int(length):
-        raise TransientError(f"the body ended after {len(body):,} of {int(length):,} bytes")
     return bytes(body)
 
 
