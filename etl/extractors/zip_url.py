@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr
 
 from etl.base import Extractor
 from etl.engine import import_in_background
 from etl.errors import RetryLater, SourceError
 from etl.files.csv_options import CsvOptions
 from etl.files.safe_zip import DamagedZipError, ZipLimits, looks_like_zip, open_member
-from etl.http.addresses import url_problem
+from etl.http.addresses import WebUrl
 from etl.http.cache import Stored, Version
 from etl.http.download import HEAD_BYTES, DownloadOptions, discard, fetch, peek
 from etl.ledger import Account
@@ -31,7 +31,7 @@ _READER = "etl.files.csv_reader"  # and pandas with it
 class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
     """Downloads a zip (only if it changed) and reads one CSV file out of it, without ever unpacking it to disk."""
 
-    url: str = Field(description="Address of the zip: https://, or http:// on this machine itself.")
+    url: WebUrl = Field(description="Address of the zip: https://, or http:// on this machine itself.")
     member: str | None = Field(
         default=None,
         description="Name of the CSV file in the zip, or a pattern such as */sets.csv. Default: the only one.",
@@ -44,14 +44,6 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
     )
 
     _inspected: Stored | None = PrivateAttr(default=None)
-
-    @field_validator("url")
-    @classmethod
-    def _may_be_asked(cls, url: str, info: ValidationInfo) -> str:
-        problem = url_problem(url, allow_http=info.data.get("allow_http", False))
-        if problem:
-            raise ValueError(problem)
-        return url
 
     @property
     def _shown_url(self) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv6Address, ip_address
+from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, ValidationInfo
 
 from etl.errors import SourceError
 from etl.redact import redact
@@ -28,6 +31,17 @@ def url_problem(url: str, *, allow_http: bool) -> str | None:
     if parts.scheme == "http" and not allow_http and not is_loopback(host):
         return f"{redact(url)} can be read and changed on its way; use https://, or set allow_http = true"
     return None
+
+
+def accepted(url: str, info: ValidationInfo) -> str:
+    """``url``, which an option is. Raises ValueError if it will not do, by the option ``allow_http`` beside it."""
+    problem = url_problem(url, allow_http=info.data.get("allow_http", False))
+    if problem:
+        raise ValueError(problem)
+    return url
+
+
+WebUrl: TypeAlias = Annotated[str, AfterValidator(accepted)]
 
 
 def check_redirect(origin: str, target: str, *, allow_http: bool) -> None:

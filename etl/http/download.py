@@ -18,8 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, PositiveInt
 
-from etl.errors import ConfigError, DataError, SourceError, StorageError
-from etl.http.addresses import url_problem
+from etl.errors import DataError, SourceError, StorageError
 from etl.http.body import CHUNK_BYTES, body_chunks
 from etl.http.cache import CacheEntry, Stored, Version
 from etl.http.request import Patience, TransientError, WebOptions, WebSession, ask
@@ -51,7 +50,6 @@ def fetch(url: str, folder: Path, options: DownloadOptions, meanwhile: Callable[
     ``meanwhile``: called when the server begins to send the file; must return at once.
     Raises ConfigError, SourceError, AccessError, RetryLater, DataError (too large, other hash) or StorageError.
     """
-    _check_url(url, options)
     started = time.monotonic()
     patience = Patience(options)
     entry = CacheEntry(folder, url)
@@ -77,7 +75,6 @@ def discard(url: str, folder: Path) -> None:
 
 def peek(url: str, options: DownloadOptions) -> tuple[bytes, Version]:
     """Ask once for the first bytes of the file at ``url``, and which version it is. Raises as fetch does."""
-    _check_url(url, options)
     patience, head = Patience(options), b""
     with WebSession() as session:
         try:
@@ -91,12 +88,6 @@ def peek(url: str, options: DownloadOptions) -> tuple[bytes, Version]:
         except TransientError as error:
             raise SourceError(f"{redact(url)}: {error}; try again later") from error
     return head[:HEAD_BYTES], Version.of(response)
-
-
-def _check_url(url: str, options: DownloadOptions) -> None:
-    problem = url_problem(url, allow_http=options.allow_http)
-    if problem:
-        raise ConfigError(problem)
 
 
 class _UselessPartError(TransientError):

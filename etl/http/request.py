@@ -17,18 +17,11 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    SecretStr,
-    field_validator,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, field_validator
 
 from etl.engine import within
 from etl.errors import AccessError, ConfigError, RetryLater, SourceError
-from etl.http.addresses import check_redirect, is_loopback
+from etl.http.addresses import check_redirect, is_loopback, url_problem
 from etl.options import Options
 from etl.redact import redact
 
@@ -154,8 +147,11 @@ def ask(
     """GET ``url``, following redirects, and return the answer (2xx, 304 or 416) with its body unread.
 
     With a ``body`` it is a POST, which follows none. ``own``: headers for the host of ``url``, and no other. Raises
-    TransientError where trying again makes sense; ConfigError (endless redirects), AccessError or SourceError.
+    TransientError where trying again makes sense; ConfigError (the url, endless redirects), AccessError or SourceError.
     """
+    problem = url_problem(url, allow_http=patience.options.allow_http)
+    if problem:
+        raise ConfigError(problem)
     here = url
     for _ in range(MAX_REDIRECTS + 1):
         response = _send(session, here, patience, _headers(url, here, own, headers), body)

@@ -24,7 +24,7 @@ from requests.utils import parse_header_links
 
 from etl.errors import DataError, SourceError
 from etl.files.json_records import json_document
-from etl.http.addresses import url_problem
+from etl.http.addresses import WebUrl, accepted
 from etl.http.body import read_body
 from etl.http.request import Patience, RefusedError, TransientError, UnauthorizedError, WebOptions, WebSession, ask
 from etl.redact import redact
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 class ApiOptions(WebOptions):
     """Where an API is, how it is asked, and where in its answers the records are."""
 
-    url: str = Field(description="Address of the first page: https://, or http:// on this machine itself.")
+    url: WebUrl = Field(description="Address of the first page: https://, or http:// on this machine itself.")
     params: dict[str, SecretStr] = Field(default={}, description="Parameters of the query, such as a filter.")
     method: Literal["GET", "POST"] = Field(default="GET", description="How pages are asked for.")
     body: dict[str, JsonValue] = Field(
@@ -97,14 +97,12 @@ class ApiOptions(WebOptions):
     def _params_as_text(cls, value: Any) -> Any:
         return {name: _query_text(item) for name, item in value.items()} if isinstance(value, dict) else value
 
-    @field_validator("url", "auth")
+    @field_validator("auth")
     @classmethod
-    def _may_be_asked(cls, value: Any, info: ValidationInfo) -> Any:
-        url = value.token_url if isinstance(value, OAuth2Auth) else value
-        problem = url_problem(url, allow_http=info.data.get("allow_http", False)) if isinstance(url, str) else None
-        if problem:
-            raise ValueError(problem)
-        return value
+    def _token_url_may_be_asked(cls, auth: Auth | None, info: ValidationInfo) -> Auth | None:
+        if isinstance(auth, OAuth2Auth):
+            accepted(auth.token_url, info)
+        return auth
 
     @field_validator("body")
     @classmethod
