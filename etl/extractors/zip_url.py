@@ -51,12 +51,9 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
 
     def inspect(self) -> Source:
         """Download the zip if it changed, and make sure that the member can be opened."""
-        self._inspected = None
-        download = self._fetch()
-        uri = self._uri(download)
-        self._inspected = download
+        self._inspected = download = self._fetch()
         version = download.version
-        return Source(uri, download.sha256, version.etag, version.last_modified, download.size)
+        return Source(self._uri(download), download.sha256, version.etag, version.last_modified, download.size)
 
     def check(self) -> str:
         """Ask the server for the first bytes only."""
