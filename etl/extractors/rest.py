@@ -79,7 +79,7 @@ class RestExtractor(ApiOptions, Extractor):
         from etl.tables.numbered import numbered_frames
 
         with WebSession() as session:
-            records = records_of(Api(self, session), self, account)
+            records = records_of(Api(self, session), account)
             columns, tables = JsonTable(self.columns, self.types, account, self._uri).tables(records, None)
             if not columns:
                 raise DataError(f"{self._uri}: no record has a field, so there are no columns; declare them in types")

@@ -140,7 +140,7 @@ class Api:
     """One reading of an API."""
 
     def __init__(self, options: ApiOptions, session: WebSession) -> None:
-        self._options = options
+        self.options = options
         self._session = session
         self._signer = Signer(options.auth, session)
         self._pace = _Pace(options.requests_per_second)
@@ -165,20 +165,20 @@ class Api:
                 if page.elements:
                     raise self._endless(f"page {self.progress.pages:,} leads back to a page that was read already")
                 request = None  # nothing new, and no way on: so some APIs say that they have no more
-            if request and self.progress.pages >= self._options.max_pages:
-                limit = f"max_pages = {self._options.max_pages:,}"
+            if request and self.progress.pages >= self.options.max_pages:
+                limit = f"max_pages = {self.options.max_pages:,}"
                 raise self._endless(f"there are more pages than {limit}", ", or raise the limit")
             yield page
             del page
         self._check_total(total)
 
     def first_request(self) -> PageRequest:
-        params = {name: value.get_secret_value() for name, value in self._options.params.items()}
-        return self.pagination.first(PageRequest(with_query(self._options.url, params), self._options.since_params))
+        params = {name: value.get_secret_value() for name, value in self.options.params.items()}
+        return self.pagination.first(PageRequest(with_query(self.options.url, params), self.options.since_params))
 
     def page(self, request: PageRequest) -> Page:
         """The page, after as many tries as the options allow. A refused token and a damaged body have one more each."""
-        patience = Patience(self._options)
+        patience = Patience(self.options)
         renewed = misread = False
         while True:
             try:
@@ -210,15 +210,15 @@ class Api:
         self._pace.wait()
         url = with_query(request.url, self._signer.params())
         body, headers = None, {"Accept-Encoding": "gzip"}
-        if self._options.method == "POST":
-            params = {**self._options.since_params, **request.params}  # which an address of the next page has not
-            body = json.dumps({**self._options.body, **params}).encode()
+        if self.options.method == "POST":
+            params = {**self.options.since_params, **request.params}  # which an address of the next page has not
+            body = json.dumps({**self.options.body, **params}).encode()
             headers["Content-Type"] = "application/json"
         else:
             url = with_query(url, request.params)
-        own = {"Accept": SecretStr("application/json"), **self._options.headers, **self._signer.headers(patience)}
+        own = {"Accept": SecretStr("application/json"), **self.options.headers, **self._signer.headers(patience)}
         with closing(ask(self._session, url, patience, own, headers, body)) as response:
-            content = read_body(response, url, patience, self._options.max_page_bytes)
+            content = read_body(response, url, patience, self.options.max_page_bytes)
         return self._page_of(request, response, content)
 
     def _page_of(self, request: PageRequest, response: Response, content: bytes) -> Page:
@@ -226,7 +226,7 @@ class Api:
             return Page(request, {}, [])
         document, doubtful = _parsed(content, response.headers.get("Content-Type"))
         try:
-            elements = elements_of(document, self._options.records)
+            elements = elements_of(document, self.options.records)
             if doubtful:
                 check_unambiguous(document, elements)
         except DataError as error:
@@ -234,7 +234,7 @@ class Api:
         return Page(request, document, elements, _next_link(response), doubtful)
 
     def _check_total(self, total: int | None) -> None:
-        path, url = self.pagination.total, redact(self._options.url)
+        path, url = self.pagination.total, redact(self.options.url)
         if path and total is None and self.progress.rows:  # an answer without content (204) has no total either
             raise DataError(f"{url}: there is no {path!r} in any answer; correct pagination.total, or leave it out")
         if total is not None and self.progress.rows < total:
@@ -245,7 +245,7 @@ class Api:
 
     def _endless(self, problem: str, remedy: str = "") -> DataError:
         compare = "compare [extract.pagination] with the API's manual"
-        return DataError(f"{redact(self._options.url)}: {problem}; {compare}{remedy}")
+        return DataError(f"{redact(self.options.url)}: {problem}; {compare}{remedy}")
 
 
 class _Pace:

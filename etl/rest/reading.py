@@ -18,11 +18,11 @@ from etl.rest.pages import Page
 log = logging.getLogger(__name__)
 
 
-def records_of(api: Api, options: ApiOptions, account: Account) -> Iterator[Record]:
+def records_of(api: Api, account: Account) -> Iterator[Record]:
     """Yield the records of all pages, numbered through from 1. Those of a page that came before have a problem."""
     number = 0
     doubt = None
-    repeats = _Repeats(options, account)
+    repeats = _Repeats(api.options, account)
     for page in api.pages():
         doubt = api.pagination.doubt(page) if number == 0 else None
         raws = [_raw(element) for element in page.elements]
@@ -34,7 +34,7 @@ def records_of(api: Api, options: ApiOptions, account: Account) -> Iterator[Reco
         del page, raws  # before the next page comes
     log.info("Read %s records, %s pages", f"{number:,}", f"{api.progress.pages:,}")
     if doubt:
-        account.warn(f"{redact(options.url)}: {doubt}")
+        account.warn(f"{redact(api.options.url)}: {doubt}")
 
 
 class _Repeats:
