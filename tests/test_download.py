@@ -33,7 +33,7 @@ from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater
 from etl.http.addresses import check_redirect, url_problem
 from etl.http.download import DownloadOptions, fetch, peek
 from tests.conftest import PROJECT
-from tests.web import WebServer
+from tests.web import Answer, WebServer
 
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -118,7 +118,7 @@ class TestCache:
         assert part.stat().st_size == 1000
 
     def test_urls_do_not_share_a_file(self, web: WebServer, cache: Path) -> None:
-        web.serve("/a.zip", lambda request: request.path.encode())
+        web.script("/a.zip", lambda request: Answer(request.path.encode()))
         contents = [fetch(web.url(f"/a.zip?{query}"), cache, options()).path.read_bytes() for query in ("x", "y", "x")]
         assert contents == [b"/a.zip?x", b"/a.zip?y", b"/a.zip?x"]
 

@@ -45,14 +45,13 @@ class Request:
 class Answer:
     """What to answer. The defaults are a well-behaved file server.
 
-    ``body``: the bytes, or a function that makes them from the request. ``etag``, ``last_modified``: None to send none.
-    ``ranges``: whether Range is understood. ``length``: False for no Content-Length, or a wrong number of bytes.
-    ``chunked``: Transfer-Encoding. ``gzipped``: Content-Encoding. ``cut_after``: body bytes after which the connection
-    is closed, or with ``reset`` broken. ``trickle``: (bytes, seconds) sent at a time and slept between.
-    ``raw``: the whole answer, head included, sent as it is (and trickled).
+    ``etag``, ``last_modified``: None to send none. ``ranges``: whether Range is understood. ``length``: False for no
+    Content-Length, or a wrong number of bytes. ``chunked``: Transfer-Encoding. ``gzipped``: Content-Encoding.
+    ``cut_after``: body bytes after which the connection is closed, or with ``reset`` broken. ``trickle``: (bytes,
+    seconds) sent at a time and slept between. ``raw``: the whole answer, head included, sent as it is (and trickled).
     """
 
-    body: bytes | Callable[[Request], bytes] = b""
+    body: bytes = b""
     status: int = 200
     etag: str | None = None
     last_modified: str | None = OLD
@@ -73,7 +72,7 @@ class WebServer:
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.requests: list[Request] = []
-        self._answers: dict[str, Answer | Callable[[Request], Answer]] = {}
+        self._answers: dict[str, Callable[[Request], Answer]] = {}
         self._once: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
         self._scheme = "https" if certificate else "http"
         self._server = _Server(self, certificate)
@@ -90,23 +89,19 @@ class WebServer:
         return f"{self._scheme}://{host}:{self._server.server_port}{path}"
 
     def serve(
-        self,
-        path: str,
-        body: bytes | Callable[[Request], bytes] = b"",
-        *,
-        cut_after: int | Sequence[int] | None = None,
-        **answer: Any,
+        self, path: str, body: bytes = b"", *, cut_after: int | Sequence[int] | None = None, **answer: Any
     ) -> str:
         """Answer ``path`` (whatever its query) so from now on, and return its url.
 
         A list for ``cut_after`` is one answer each, before one that is whole.
         """
-        self._once.pop(path, None)
+        cuts: Sequence[int] = ()
         if isinstance(cut_after, Sequence):
-            for bytes_sent in cut_after:
-                self.once(path, cut_after=bytes_sent)
-            cut_after = None
-        self._answers[path] = Answer(body, cut_after=cut_after, **answer)
+            cuts, cut_after = cut_after, None
+        always = Answer(body, cut_after=cut_after, **answer)
+        self.script(path, lambda request: always)
+        for bytes_sent in cuts:
+            self.once(path, cut_after=bytes_sent)
         return self.url(path)
 
     def once(self, path: str, **changes: Any) -> None:
@@ -132,9 +127,8 @@ class WebServer:
         path = urlsplit(request.path).path
         if path not in self._answers:
             return Answer(b"<!DOCTYPE html><p>Not found", status=404, content_type="text/html")
-        answer = self._answers[path]
         changes = self._once[path].popleft() if self._once[path] else {}
-        return replace(answer(request) if callable(answer) else answer, **changes)
+        return replace(self._answers[path](request), **changes)
 
 
 class _Server(ThreadingHTTPServer):
@@ -174,8 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self._write(answer.raw, answer)
             return
-        content = answer.body(request) if callable(answer.body) else answer.body
-        status, headers, content = _file_server(request, answer, content)
+        status, headers, content = _file_server(request, answer)
         self._send_head(status, headers, answer)
         if self.command != "HEAD":
             self._send_body(content, answer)
@@ -213,9 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
 
-def _file_server(request: Request, answer: Answer, content: bytes) -> tuple[int, dict[str, str], bytes]:
+def _file_server(request: Request, answer: Answer) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body as a server of files would answer, conditions and ranges considered."""
-    status = answer.status
+    status, content = answer.status, answer.body
     headers = {"Content-Type": answer.content_type}
     if answer.etag:
         headers["ETag"] = answer.etag
