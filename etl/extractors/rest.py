@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Self
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from etl.base import Extractor
 from etl.errors import DataError
@@ -68,9 +70,14 @@ class RestExtractor(ApiOptions, Extractor):
         return f"reachable: {self._uri}, {len(elements):,} records in the first page, fields: {fields}"
 
     def since(self, value: Cursor) -> Self:
-        copy = self.model_copy(update={"allow_empty": True})
-        copy._since = value
-        return copy
+        asked: dict[str, Any] = {}
+        if self.since_param:
+            mark = _just_before(value, unix=self.since_format == "unix")
+            if self.method == "POST":
+                asked = {"body": {**self.body, self.since_param: mark}}
+            else:
+                asked = {"params": {**self.params, self.since_param: SecretStr(str(mark))}}
+        return self.model_copy(update={"allow_empty": True, **asked})
 
     def read(self, account: Account) -> Iterator[DataFrame]:
         from etl.files.json_columns import JsonTable
@@ -91,3 +98,16 @@ class RestExtractor(ApiOptions, Extractor):
     @property
     def _uri(self) -> str:
         return redact(self.url)
+
+
+def _just_before(value: Cursor, *, unix: bool) -> str | int:
+    """A little less than ``value``: some APIs give only what is later, and some compare whole seconds."""
+    if isinstance(value, int):
+        return value - 1
+    if not isinstance(value, date):
+        return str(value)
+    time = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
+    time = time.replace(microsecond=0, tzinfo=UTC)
+    with suppress(OverflowError):
+        time -= timedelta(seconds=1)
+    return int(time.timestamp()) if unix else time.isoformat().replace("+00:00", "Z")

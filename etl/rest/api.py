@@ -6,20 +6,10 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from datetime import UTC, date, datetime, timedelta
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import (
-    Field,
-    JsonValue,
-    PositiveFloat,
-    PositiveInt,
-    PrivateAttr,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, SecretStr, ValidationInfo, field_validator
 from requests.utils import parse_header_links
 
 from etl.errors import DataError, SourceError
@@ -34,8 +24,6 @@ from etl.rest.pagination import OnePage, Pagination
 
 if TYPE_CHECKING:
     from requests import Response
-
-    from etl.incremental.options import Cursor
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +71,6 @@ class ApiOptions(WebOptions):
         default=600, description="Longest time for one page, in seconds, with all its tries."
     )
 
-    _since: Any = PrivateAttr(default=None)
-
-    @property
-    def since_params(self) -> dict[str, str | int]:
-        """The parameter that asks for what is new, if there is one."""
-        if self.since_param is None or self._since is None:
-            return {}
-        return {self.since_param: _just_before(self._since, unix=self.since_format == "unix")}
-
     @field_validator("params", mode="before")
     @classmethod
     def _params_as_text(cls, value: Any) -> Any:
@@ -117,19 +96,6 @@ def _query_text(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float) else value
-
-
-def _just_before(value: Cursor, *, unix: bool) -> str | int:
-    """A little less than ``value``: some APIs give only what is later, and some compare whole seconds."""
-    if isinstance(value, int):
-        return value - 1
-    if not isinstance(value, date):
-        return str(value)
-    time = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day, tzinfo=UTC)
-    time = time.replace(microsecond=0, tzinfo=UTC)
-    with suppress(OverflowError):
-        time -= timedelta(seconds=1)
-    return int(time.timestamp()) if unix else time.isoformat().replace("+00:00", "Z")
 
 
 class UnreadableError(Exception):
@@ -174,7 +140,7 @@ class Api:
 
     def first_request(self) -> PageRequest:
         params = {name: value.get_secret_value() for name, value in self.options.params.items()}
-        return self.pagination.first(PageRequest(with_query(self.options.url, params), self.options.since_params))
+        return self.pagination.first(PageRequest(with_query(self.options.url, params)))
 
     def page(self, request: PageRequest) -> Page:
         """The page, after as many tries as the options allow. A refused token and a damaged body have one more each."""
@@ -211,8 +177,7 @@ class Api:
         url = with_query(request.url, self._signer.params())
         body, headers = None, {"Accept-Encoding": "gzip"}
         if self.options.method == "POST":
-            params = {**self.options.since_params, **request.params}  # which an address of the next page has not
-            body = json.dumps({**self.options.body, **params}).encode()
+            body = json.dumps({**self.options.body, **request.params}).encode()
             headers["Content-Type"] = "application/json"
         else:
             url = with_query(url, request.params)
