@@ -82,7 +82,7 @@ class TransientError(Exception):
 class RefusedError(SourceError):
     """The server answered with a ``status`` that asking again does not mend."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
@@ -254,7 +254,5 @@ def reason(error: BaseException) -> str:
         return "timed out"
     if isinstance(cause, http.client.IncompleteRead):
         return "the connection was closed early"
-    for words in (getattr(cause, "verify_message", None), getattr(cause, "strerror", None), str(cause)):
-        if words:
-            return redact(words)
-    return type(cause).__name__
+    words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or str(cause)
+    return redact(words or type(cause).__name__)
