@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import NoReturn
+from typing import Annotated, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
 
 from etl.engine import within
 from etl.errors import AccessError, ConfigError, RetryLater, SourceError
@@ -36,11 +36,22 @@ _BROKEN_OFF = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 log = logging.getLogger(__name__)
 
 
+def sendable(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    """``headers``. Raises ValueError if no request can have them; the message does not hold their values."""
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"{name!r} is not the name of a header")
+        text = value.get_secret_value()
+        if not (text and text.isascii() and text.isprintable() and text == text.strip()):
+            raise ValueError(f"the value of {name} should be printable ASCII, without spaces at its ends")
+    return headers
+
+
 class WebOptions(Options):
     """How a step that reads over HTTP asks: what it may ask for, and how patiently."""
 
     allow_http: bool = Field(default=False, description="Accept http:// too; without it only from this machine itself.")
-    headers: dict[str, SecretStr] = Field(
+    headers: Annotated[dict[str, SecretStr], AfterValidator(sendable)] = Field(
         default_factory=dict,
         description="Request headers, such as Authorization. They go to the url's host, never to where it redirects.",
     )
@@ -52,22 +63,6 @@ class WebOptions(Options):
     )
     attempts: PositiveInt = Field(default=8, description="Tries in all, when the connection or the server fails.")
     backoff_s: NonNegativeFloat = Field(default=0.5, description="Wait before the second try, in seconds; it doubles.")
-
-    @field_validator("headers")
-    @classmethod
-    def _sendable(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        for name, value in headers.items():
-            check_header(name, value)
-        return headers
-
-
-def check_header(name: str, value: SecretStr) -> None:
-    """Raises ValueError if no request can have this header. The message does not hold the value."""
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-        raise ValueError(f"{name!r} is not the name of a header")
-    text = value.get_secret_value()
-    if not (text and text.isascii() and text.isprintable() and text == text.strip()):
-        raise ValueError(f"the value of {name} should be printable ASCII, without spaces at its ends")
 
 
 class TransientError(Exception):

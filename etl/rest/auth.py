@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from etl.errors import AccessError, SourceError
 from etl.http.body import read_body
-from etl.http.request import Patience, RefusedError, TransientError, WebSession, ask, check_header
+from etl.http.request import Patience, RefusedError, TransientError, WebSession, ask, sendable
 from etl.options import Options
 from etl.redact import redact
 
@@ -34,8 +34,7 @@ class _Auth(Options):
 
     @model_validator(mode="after")
     def _sendable(self) -> Self:
-        for name, value in self.headers_sent().items():
-            check_header(name, value)
+        sendable(self.headers_sent())
         return self
 
 
@@ -169,7 +168,7 @@ def _token_in(body: bytes, asked: float, url: str) -> _Token:
     try:
         answer = json.loads(body)
         text = SecretStr(answer["access_token"])
-        check_header("Authorization", text)
+        sendable({"Authorization": text})
         expires_in = answer.get("expires_in")
         lasts_s = math.inf if expires_in is None else float(expires_in)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
