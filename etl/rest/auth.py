@@ -7,8 +7,7 @@ import json
 import math
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import quote_plus, urlencode
 
 from pydantic import Field, SecretStr, model_validator
@@ -126,9 +125,8 @@ class Signer:
         return had_token
 
 
-@dataclass(frozen=True)
-class _Token:
-    text: SecretStr = field(repr=False)
+class _Token(NamedTuple):
+    text: SecretStr
     stale_at: float
 
 
