@@ -51,9 +51,10 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
 
     def inspect(self) -> Source:
         """Download the zip if it changed, and make sure that the member can be opened."""
-        self._inspected = download = self._fetch()
+        download, uri = self._fetch()
+        self._inspected = download
         version = download.version
-        return Source(self._uri(download), download.sha256, version.etag, version.last_modified, download.size)
+        return Source(uri, download.sha256, version.etag, version.last_modified, download.size)
 
     def check(self) -> str:
         """Ask the server for the first bytes only."""
@@ -80,22 +81,23 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
         seen = self._inspected
         if seen and seen.path.exists():
             return seen
-        download = self._fetch()
+        download, _ = self._fetch()
         if seen and download.sha256 != seen.sha256:
             raise RetryLater(f"{self._shown_url} changed after this run began; run again")
         return download
 
-    def _fetch(self) -> Stored:
-        """A damaged zip is fetched once more: a body without Content-Length can be cut short and look complete."""
-        download = self._fetch_zip()
+    def _fetch(self) -> tuple[Stored, str]:
+        """The zip, and the uri of its member. One that is damaged is fetched once more.
+
+        A body without Content-Length can be cut short and look complete.
+        """
         try:
-            self._uri(download)
+            return self._fetch_once()
         except DamagedZipError:
             discard(self.url, self.cache_dir)
-            download = self._fetch_zip()
-        return download
+            return self._fetch_once()
 
-    def _fetch_zip(self) -> Stored:
+    def _fetch_once(self) -> tuple[Stored, str]:
         download = fetch(self.url, self.cache_dir, self, meanwhile=partial(import_in_background, _READER))
         with download.path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -104,11 +106,8 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
         except SourceError:
             discard(self.url, self.cache_dir)
             raise
-        return download
-
-    def _uri(self, download: Stored) -> str:
         with open_member(download.path, self.member, self, self._shown_url) as stream:
-            return f"{self._shown_url}#{stream.name}"
+            return download, f"{self._shown_url}#{stream.name}"
 
     def _check_is_zip(self, head: bytes, version: Version) -> None:
         if not looks_like_zip(head):
