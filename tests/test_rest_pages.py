@@ -140,16 +140,6 @@ def test_a_link_may_have_several_relations_in_any_case(web: WebServer, relations
     assert ids_of(make(web.script("/items", linked), pagination={"type": "link_header"})) == IDS
 
 
-def test_a_flag_that_is_not_there_is_doubted(web: WebServer) -> None:
-    account = Account("test")
-    pagination = {"type": "cursor", "path": "meta.next", "param": "after", "more": "meta.mor"}
-    frame_of(make(web.script("/items", by_cursor), records="items", pagination=pagination), account)
-    assert (
-        "the first page has no 'meta.mor', so it was read as the only one; check pagination.more"
-        in (account.warnings[0])
-    )
-
-
 @pytest.mark.parametrize("mark", [True, {"after": 3}, [3], 1.5])
 def test_a_mark_that_cannot_be_sent_back(web: WebServer, mark: Any) -> None:
     web.script("/items", lambda request: json_answer({"items": ROWS, "next": mark}))
@@ -158,19 +148,24 @@ def test_a_mark_that_cannot_be_sent_back(web: WebServer, mark: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "warning"),
+    ("script", "records", "pagination", "warning"),
     [
-        ({}, "offers a next page (header Link), which is not read"),
+        (by_link, "", None, "offers a next page (header Link), which is not read"),
+        (by_link, "", {"type": "next_url", "path": "nxt"}, "the first page has no 'nxt', so it was read as the only"),
+        (by_link, "", {"type": "cursor", "path": "meta.nxt", "param": "c"}, "the first page has no 'meta.nxt'"),
         (
-            {"pagination": {"type": "next_url", "path": "nxt"}},
-            "the first page has no 'nxt', so it was read as the only",
+            by_cursor,
+            "items",
+            {"type": "cursor", "path": "meta.next", "param": "after", "more": "meta.mor"},
+            "the first page has no 'meta.mor', so it was read as the only one; check pagination.more",
         ),
-        ({"pagination": {"type": "cursor", "path": "meta.nxt", "param": "c"}}, "the first page has no 'meta.nxt'"),
     ],
 )
-def test_a_single_page_that_may_not_be_all_is_doubted(web: WebServer, options: dict[str, Any], warning: str) -> None:
+def test_a_single_page_that_may_not_be_all_is_doubted(
+    web: WebServer, script: Script, records: str, pagination: Any, warning: str
+) -> None:
     account = Account("test")
-    frame_of(make(web.script("/items", by_link), **options), account)
+    frame_of(make(web.script("/items", script), records=records, pagination=pagination), account)
     assert warning in account.warnings[0]
 
 
