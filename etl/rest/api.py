@@ -109,7 +109,7 @@ class Api:
         self.options = options
         self._session = session
         self._signer = Signer(options.auth, session)
-        self._pace = _Pace(options.requests_per_second)
+        self._next_request_at = time.monotonic()
         self.pagination = options.pagination or OnePage()
         self.progress = Progress()
 
@@ -173,7 +173,7 @@ class Api:
             raise
 
     def _try_once(self, request: PageRequest, patience: Patience) -> Page:
-        self._pace.wait()
+        self._keep_pace()
         url = with_query(request.url, self._signer.params())
         body, headers = None, {"Accept-Encoding": "gzip"}
         if self.options.method == "POST":
@@ -185,6 +185,11 @@ class Api:
         with closing(ask(self._session, url, patience, own, headers, body)) as response:
             content = read_body(response, url, patience, self.options.max_page_bytes)
         return self._page_of(request, response, content)
+
+    def _keep_pace(self) -> None:
+        if self.options.requests_per_second:
+            time.sleep(max(self._next_request_at - time.monotonic(), 0))
+            self._next_request_at = time.monotonic() + 1 / self.options.requests_per_second
 
     def _page_of(self, request: PageRequest, response: Response, content: bytes) -> Page:
         if response.status_code == 204:
@@ -211,18 +216,6 @@ class Api:
     def _endless(self, problem: str, remedy: str = "") -> DataError:
         compare = "compare [extract.pagination] with the API's manual"
         return DataError(f"{redact(self.options.url)}: {problem}; {compare}{remedy}")
-
-
-class _Pace:
-    """Keeps requests apart in time."""
-
-    def __init__(self, per_second: float | None) -> None:
-        self._gap_s = 1 / per_second if per_second else 0.0
-        self._next = time.monotonic()
-
-    def wait(self) -> None:
-        time.sleep(max(self._next - time.monotonic(), 0))
-        self._next = time.monotonic() + self._gap_s
 
 
 def _next_link(response: Response) -> str | None:
