@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from etl.documents.options import DocumentOptions
 from etl.documents.values import DOCUMENT_TYPES
 from etl.errors import DataError
 from etl.files.json_columns import JsonTable
-from etl.files.json_types import Columns, arrow_schema, json_text
+from etl.files.json_records import Record
+from etl.files.json_types import Columns, arrow_schema
 from etl.ledger import Account
 from etl.tables.numbered import numbered_frames
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-
-class Document(NamedTuple):
-    """One document. ``number``: from 1, in the order of reading. ``size``: in bytes, as the database sent it.
-
-    ``document`` is None if ``problem`` says why it cannot be read; ``raw`` is then what is known of it.
-    """
-
-    number: int
-    size: int
-    document: dict[str, Any] | None
-    problem: str = ""
-    raw: str = ""
-
-    def evidence(self, most_chars: int) -> str:
-        if self.document is None:
-            return self.raw[:most_chars]
-        try:
-            return json_text(self.document)[:most_chars]
-        except ValueError:  # NaN, which JSON does not have
-            return str(self.document)[:most_chars]
 
 
 class DocumentTable:
@@ -47,12 +27,12 @@ class DocumentTable:
         self._source = source
         self._account = account
 
-    def columns(self, documents: Iterable[Document]) -> Columns:
+    def columns(self, documents: Iterable[Record]) -> Columns:
         """Those declared, or else those of the first documents."""
         columns, _ = self._table.tables(documents, self._source.columns or None)
         return self._checked(columns)
 
-    def frames(self, documents: Iterable[Document], columns: Columns | None, batch_rows: int) -> Iterator[DataFrame]:
+    def frames(self, documents: Iterable[Record], columns: Columns | None, batch_rows: int) -> Iterator[DataFrame]:
         """Batches with ``columns``, or with those of the first documents. Raises DataError if there are none."""
         before = self._account.rejected.total()
         found, tables = self._table.tables(documents, columns or self._source.columns or None)

@@ -10,12 +10,11 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 from etl.base import Extractor
 from etl.documents.options import DocumentOptions
 from etl.dynamodb.values import attribute_of, plain_item
+from etl.files.json_records import Record
 from etl.ledger import Account
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from etl.documents.table import Document
 
 
 class DynamoDbExtractor(DocumentOptions, Extractor):
@@ -100,9 +99,8 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         first = account.next_row
         yield from DocumentTable(self, account).frames(self._documents(first), self._columns, self.batch_rows)
 
-    def _documents(self, first: int) -> Iterator[Document]:
+    def _documents(self, first: int) -> Iterator[Record]:
         """The items, numbered from ``first``."""
-        from etl.documents.table import Document
         from etl.dynamodb.client import make_client
         from etl.dynamodb.requests import described, pages, request_of, since_of
 
@@ -117,5 +115,5 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         for page in pages(client, request_of(self, self._part, since), self):
             size = int(page["ResponseMetadata"]["HTTPHeaders"].get("content-length", 0)) // max(page["Count"], 1)
             for item in page["Items"]:
-                yield Document(number, size, plain_item(item, key))
+                yield Record(number, "", plain_item(item, key), size=size)
                 number += 1

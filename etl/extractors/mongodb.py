@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from etl.base import Extractor
 from etl.documents.options import DocumentOptions
+from etl.files.json_records import Record
 from etl.ledger import Account
 from etl.mongodb.client import check_uri, connected, hosts_of, kind_of
 from etl.mongodb.values import CODEC, from_toml, plain
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pymongo.collection import Collection
 
-    from etl.documents.table import Document
     from etl.mongodb.reading import Condition
 
 
@@ -113,9 +113,8 @@ class MongoExtractor(DocumentOptions, Extractor):
         new = not_less(self.incremental.column, self._since) if self.incremental and self._since is not None else {}
         return all_of([from_toml(self.filter), new, *(self._part or ())])
 
-    def _documents(self, first: int) -> Iterator[Document]:
+    def _documents(self, first: int) -> Iterator[Record]:
         """The documents, numbered from ``first``."""
-        from etl.documents.table import Document
         from etl.mongodb.reading import read
 
         fields = {name: wanted for name, wanted in self.projection.items() if name != "_id" or wanted}
@@ -124,9 +123,9 @@ class MongoExtractor(DocumentOptions, Extractor):
             found = read(collection, self._condition(), fields, resumes=resumes)
             for number, (bson, size, problem) in enumerate(found, first):
                 if problem:
-                    yield Document(number, size, None, problem, str(bson))
+                    yield Record(number, str(bson), None, problem, size)
                     continue
                 document = plain(bson)
                 if not with_id:
                     document.pop("_id", None)
-                yield Document(number, size, document)
+                yield Record(number, "", document, size=size)

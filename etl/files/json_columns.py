@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
-from etl.files.json_types import JSON_TYPES, Columns, Told, Types
+from etl.files.json_records import Record
+from etl.files.json_types import JSON_TYPES, Columns, Told, Types, json_text
 from etl.steps import did_you_mean
 from etl.tables.forms import Form
 from etl.tables.numbered import with_numbers
@@ -55,27 +56,6 @@ def _flatten(document: Mapping[str, Any], prefix: str, whole: frozenset[str], ro
             raise ValueError(f"has two values for {path!r}")
         else:
             row[path] = value
-
-
-class Record(Protocol):
-    """One record of a source. ``number``: from 1. ``document`` is None if ``problem`` says why there is none.
-
-    ``size``: about how much memory it takes, in bytes. ``evidence``: its beginning, as text, should it be rejected.
-    """
-
-    @property
-    def number(self) -> int: ...
-
-    @property
-    def document(self) -> dict[str, Any] | None: ...
-
-    @property
-    def problem(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def evidence(self, most_chars: int) -> str: ...
 
 
 class JsonTable:
@@ -161,7 +141,7 @@ class JsonTable:
         for position, problem in misfits.items():
             problems.append((kept[position], problem))
         for record, problem in sorted(problems, key=lambda rejected: rejected[0].number):
-            self._account.reject_line(record.number, problem, record.evidence(_EVIDENCE_CHARS))
+            self._account.reject_line(record.number, problem, _evidence(record))
         if misfits:
             table = table.filter(pa.array([position not in misfits for position in range(len(kept))]))
         return table
@@ -212,11 +192,21 @@ def _shown(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def _evidence(record: Record) -> str:
+    """The beginning of its text."""
+    if record.raw or record.document is None:
+        return record.raw[:_EVIDENCE_CHARS]
+    try:
+        return json_text(record.document)[:_EVIDENCE_CHARS]
+    except ValueError:  # NaN, which JSON does not have
+        return str(record.document)[:_EVIDENCE_CHARS]
+
+
 def _first(records: Iterator[Record], most: int = _SAMPLE_RECORDS, most_bytes: int = _SAMPLE_BYTES) -> Iterator[Record]:
     """The next records, until there are so many of them or of their bytes."""
     size = 0
     for record in islice(records, most):
         yield record
-        size += record.size
+        size += record.size or len(record.raw)
         if size >= most_bytes:
             return

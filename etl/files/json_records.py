@@ -18,19 +18,16 @@ _SAFE_DIGITS = 15  # a float holds any number of so many, and gives it back
 
 
 class Record(NamedTuple):
-    """One record of a source. ``number``: from 1. ``document`` is None if ``problem`` says why there is none."""
+    """One record of a source. ``number``: from 1. ``document`` is None if ``problem`` says why there is none.
+
+    ``raw``: its text; of one that came as something else, nothing, and ``size`` is what it took there, in bytes.
+    """
 
     number: int
     raw: str
     document: dict[str, Any] | None
     problem: str = ""
-
-    @property
-    def size(self) -> int:
-        return len(self.raw)
-
-    def evidence(self, most_chars: int) -> str:
-        return self.raw[:most_chars]
+    size: int = 0
 
 
 def json_lines(stream: Reader, max_bytes: int) -> Iterator[Record]:
