@@ -93,8 +93,8 @@ class JsonTable:
         """The columns of these records, in the order of their first appearance or of ``names``."""
         kinds: dict[str, Told] = {}
         for record in sample:
-            row = self._row(record)
-            for name, value in row.items() if isinstance(row, dict) else ():
+            row, _ = self._row(record)
+            for name, value in row.items():
                 kind = kinds.setdefault(name, Told(name, self._types.of_class))
                 if name not in self._declared:
                     kind.see(value, record.number)
@@ -126,51 +126,39 @@ class JsonTable:
             self._account.warn(f"{self._source}: fields that are not in columns: {', '.join(sorted(self._left_out))}")
 
     def _table(self, records: Sequence[Record], columns: Columns) -> pa.Table:
-        rows, kept, problems = self._rows(records, columns)
-        misfits: dict[int, str] = {}
+        rows: list[Row] = []
+        problems: dict[int, str] = {}  # by the position of their record
+        for position, record in enumerate(records):
+            row, problem = self._row(record)
+            problem = problem or self._unexpected(row, columns)
+            if problem:
+                problems[position] = problem
+            rows.append({} if problem else row)
         arrays: list[Any] = []
         for name, kind in columns.items():
-            values = [row.get(name) for row in rows]
             column = self._form(name, kind)
-            array, bad = column.array(values)
+            array, misfits = column.array([row.get(name) for row in rows])
             arrays.append(array)
-            for position in bad:
-                misfits.setdefault(position, f"{name}: not {column.words}")
+            for position in misfits:
+                problems.setdefault(position, f"{name}: not {column.words}")
         table = pa.Table.from_arrays(arrays, names=list(columns))
-        table = with_numbers(table, [record.number for record in kept])
-        for position, problem in misfits.items():
-            problems.append((kept[position], problem))
-        for record, problem in sorted(problems, key=lambda rejected: rejected[0].number):
+        table = with_numbers(table, [record.number for record in records])
+        for position, problem in sorted(problems.items()):
+            record = records[position]
             self._account.reject_line(record.number, problem, _evidence(record))
-        if misfits:
-            table = table.filter(pa.array([position not in misfits for position in range(len(kept))]))
+        if problems:
+            table = table.filter(pa.array([position not in problems for position in range(len(rows))]))
         return table
 
     def _form(self, name: str, kind: str) -> Form:
         return self._types.declared(kind) if name in self._declared else self._types.told[kind]
 
-    def _rows(
-        self, records: Sequence[Record], columns: Columns
-    ) -> tuple[list[Row], list[Record], list[tuple[Record, str]]]:
-        """The rows that can be, with their records, and the records that cannot be rows, with the reason."""
-        rows, kept, problems = [], [], []
-        for record in records:
-            row = self._row(record)
-            problem = row if isinstance(row, str) else self._unexpected(row, columns)
-            if isinstance(row, str) or problem:
-                problems.append((record, problem))
-            else:
-                rows.append(row)
-                kept.append(record)
-        return rows, kept, problems
-
-    def _row(self, record: Record) -> Row | str:
-        if record.document is None:
-            return record.problem
+    def _row(self, record: Record) -> tuple[Row, str]:
+        """The values of a record by their paths; or none, and what is wrong with it."""
         try:
-            return flattened(record.document, self._whole)
+            return flattened(record.document or {}, self._whole), record.problem
         except ValueError as error:
-            return str(error)
+            return {}, str(error)
 
     def _unexpected(self, row: Row, columns: Columns) -> str:
         if row.keys() <= columns.keys():
