@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import zlib
@@ -79,10 +80,8 @@ _MAGIC = {
 }
 
 
-class _Counted:
-    """A raw stream whose first bytes were looked at already, as much of a file as the decompressors need."""
-
-    closed = False
+class _Counted(io.RawIOBase):
+    """A raw stream whose first bytes were looked at already. Whoever opened it closes it."""
 
     def __init__(self, head: bytes, raw: Reader) -> None:
         self.bytes_read = 0
@@ -98,12 +97,6 @@ class _Counted:
 
     def readable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """The raw stream is closed by whoever opened it."""
 
 
 def _inflated(method: str | None, raw: _Counted, name: str, options: FileOptions) -> Callable[[int], bytes]:
