@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 from etl.paths import in_home
@@ -106,14 +107,11 @@ class LocalFile:
 
     def digest(self) -> str:
         """The SHA-256 of the content, which is read for it."""
-        sha256 = hashlib.sha256()
         with self.open() as file:
-            while block := file.read(_BLOCK_BYTES):
-                sha256.update(block)
-        return sha256.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def open(self) -> Iterator[FileIO]:
         with _opened(self.path) as file, self._unchanged(lambda: os.fstat(file.fileno())):
             yield file
 
@@ -195,7 +193,7 @@ def _status(path: str) -> os.stat_result:
         raise SourceError(f"{written(path)}: {error.strerror}") from error
 
 
-def _opened(path: str) -> BinaryIO:
+def _opened(path: str) -> FileIO:
     try:
         return Path(path).open("rb", buffering=0)
     except PermissionError as error:
