@@ -9,14 +9,17 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
 from etl.paths import in_home
+
+if TYPE_CHECKING:
+    from etl.files.s3_objects import S3File
 
 S3_SCHEME = "s3://"
 
@@ -31,31 +34,8 @@ class Reader(Protocol):
     def read(self, n: int, /) -> bytes: ...
 
 
-class FoundFile(Protocol):
-    """One file as it was when it was found; reading it in another state raises RetryLater.
-
-    ``uri``: its path as found, or its s3:// address, as text that can be written anywhere. ``pattern``: finds just
-    this file. ``size``: in bytes.
-    """
-
-    @property
-    def uri(self) -> str: ...
-
-    @property
-    def pattern(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def digest(self) -> str:
-        """What changes when the content does."""
-        ...
-
-    def open(self) -> AbstractContextManager[Reader]: ...
-
-    def on_disk(self) -> AbstractContextManager[Path]:
-        """For formats that are not read from front to back."""
-        ...
+# One file as it was when it was found; reading it in another state raises RetryLater.
+FoundFile: TypeAlias = "LocalFile | S3File"
 
 
 def find_files(patterns: Iterable[str], region: str | None) -> list[FoundFile]:
@@ -99,10 +79,12 @@ class LocalFile:
 
     @property
     def uri(self) -> str:
+        """The path as text that can be written anywhere."""
         return written(self.path)
 
     @property
     def pattern(self) -> str:
+        """What finds just this file."""
         return glob.escape(self.path)
 
     def digest(self) -> str:
@@ -117,6 +99,7 @@ class LocalFile:
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:
+        """For formats that are not read from front to back."""
         if self.uri != self.path:  # Parquet's reader opens no file whose name is no text
             with self.open() as file, spooled(file) as copy:
                 yield copy
