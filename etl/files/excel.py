@@ -18,8 +18,7 @@ from etl.files.safe_zip import looks_like_zip, open_member
 from etl.files.streams import check_limits
 from etl.steps import did_you_mean
 
-Cells: TypeAlias = "list[str | None]"
-Rows: TypeAlias = "Iterator[tuple[int, Cells]]"
+Rows: TypeAlias = "Iterator[tuple[int, list[str | None]]]"  # with their numbers in the sheet
 
 _OLD_OR_ENCRYPTED = b"\xd0\xcf\x11\xe0"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
@@ -78,15 +77,11 @@ def _chosen(workbook: Any, name: str | None, source: str) -> Any:
 
 
 def _rows(sheet: Any, source: str) -> Rows:
-    rows = enumerate(sheet.iter_rows(values_only=True), start=1)
-    while True:
-        with damage_reported(f"{source}: the workbook is damaged", *_DAMAGE):
-            number, values = next(rows, (0, ()))
-        if number == 0:
-            return
-        cells = [_text(value) for value in values]
-        if any(cell is not None for cell in cells):
-            yield number, cells
+    with damage_reported(f"{source}: the workbook is damaged", *_DAMAGE):
+        for number, values in enumerate(sheet.iter_rows(values_only=True), start=1):
+            cells = [_text(value) for value in values]
+            if any(cell is not None for cell in cells):
+                yield number, cells
 
 
 def _names(header: Sequence[str | None], source: str) -> list[str]:

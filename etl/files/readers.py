@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from etl.errors import ConfigError, DataError
 from etl.files.csv_reader import read_csv
 from etl.files.damage import damage_reported
+from etl.files.excel import Rows, open_sheet
 from etl.files.formats import FileFormat, FileOptions
 from etl.files.json_columns import JsonTable
 from etl.files.json_records import Record, json_array, json_lines
@@ -30,7 +31,6 @@ from etl.tables.one_schema import with_types
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SheetRows: TypeAlias = "Iterator[tuple[int, list[str | None]]]"
 Shape: TypeAlias = Any  # what the first file says of the columns; only the reader that made it looks inside
 
 _CHUNK_ROWS = 8_192
@@ -159,15 +159,11 @@ class ParquetReader(TableReader):
 
     def _tables(self, parquet: pq.ParquetFile, schema: pa.Schema, name: str) -> Iterator[pa.Table]:
         first = 1
-        batches = parquet.iter_batches(_CHUNK_ROWS, columns=schema.names, use_threads=False)
-        while True:
-            with damage_reported(f"{name}: the Parquet file is damaged", *_PARQUET_DAMAGE):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            table = pa.Table.from_batches([batch]).select(schema.names)
-            yield with_numbers(_fitted(table, schema, name), range(first, first + len(table)))
-            first += len(table)
+        with damage_reported(f"{name}: the Parquet file is damaged", *_PARQUET_DAMAGE):
+            for batch in parquet.iter_batches(_CHUNK_ROWS, columns=schema.names, use_threads=False):
+                table = pa.Table.from_batches([batch]).select(schema.names)
+                yield with_numbers(_fitted(table, schema, name), range(first, first + len(table)))
+                first += len(table)
 
 
 def _fitted(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
@@ -198,9 +194,7 @@ class ExcelReader(TableReader):
             yield from self.frames_of(tables, schema, account, batch_rows, file.uri)
 
     @contextmanager
-    def _opened(self, file: FoundFile) -> Iterator[tuple[list[str], SheetRows]]:
-        from etl.files.excel import open_sheet
-
+    def _opened(self, file: FoundFile) -> Iterator[tuple[list[str], Rows]]:
         with (
             unpacked_on_disk(file, self.options, self.format) as path,
             open_sheet(path, self.options, file.uri) as sheet,
@@ -208,7 +202,7 @@ class ExcelReader(TableReader):
             yield sheet
 
 
-def _even(rows: SheetRows, width: int, account: Account) -> SheetRows:
+def _even(rows: Rows, width: int, account: Account) -> Rows:
     """Rows of ``width`` cells; those with a value beyond the header's last column are rejected."""
     for number, cells in rows:
         if any(cell is not None for cell in cells[width:]):
@@ -218,7 +212,7 @@ def _even(rows: SheetRows, width: int, account: Account) -> SheetRows:
             yield number, [*cells[:width], *[None] * (width - len(cells))]
 
 
-def _text_tables(rows: SheetRows, positions: Sequence[int], schema: pa.Schema) -> Iterator[pa.Table]:
+def _text_tables(rows: Rows, positions: Sequence[int], schema: pa.Schema) -> Iterator[pa.Table]:
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         columns = [pa.array([cells[position] for _, cells in chunk], pa.string()) for position in positions]
         yield with_numbers(pa.Table.from_arrays(columns, schema=schema), [number for number, _ in chunk])
