@@ -17,7 +17,7 @@ from zlib_ng import gzip_ng
 
 from etl.errors import DataError
 from etl.formats.json_text import base64_text, check_times, is_plain, json_text
-from etl.formats.options import TEXT_GROUP_ROWS, CsvStyle, Format, FormatOptions, ParquetOptions
+from etl.formats.options import CsvStyle, Format, FormatOptions, ParquetOptions
 from etl.tables.arrow import is_bytes, is_text
 from etl.tables.batches import regroup
 from etl.tables.one_schema import arrow_tables
@@ -254,8 +254,8 @@ class _JsonLinesWriter:
         self._sink = sink
 
     def write_table(self, table: pa.Table) -> None:
-        for start in range(0, table.num_rows, TEXT_GROUP_ROWS):
-            columns = [column.combine_chunks() for column in table.slice(start, TEXT_GROUP_ROWS).columns]
+        if table.num_rows:
+            columns = [column.combine_chunks() for column in table.columns]
             self._sink.write(_json_lines(table.column_names, columns))
 
     def close(self) -> None:

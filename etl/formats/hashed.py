@@ -21,9 +21,6 @@ class HashedStream(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self.size
-
     def write(self, data: Any) -> int:
         self._stream.write(data)
         self.size += len(data)

@@ -28,7 +28,7 @@ _ENDINGS: tuple[tuple[str, Format], ...] = (
     (".ndjson.gz", "jsonl.gz"),
 )
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10), "brotli": range(12)}
-TEXT_GROUP_ROWS = 16_384
+_TEXT_GROUP_ROWS = 16_384
 
 
 def format_of(key: str) -> Format | None:
@@ -106,4 +106,4 @@ class FormatOptions(Options):
 
     def group_rows(self, file_format: Format) -> int:
         """Rows that are encoded at a time. That they are always as many keeps the bytes the same."""
-        return self.parquet.row_group_rows if file_format == "parquet" else TEXT_GROUP_ROWS
+        return self.parquet.row_group_rows if file_format == "parquet" else _TEXT_GROUP_ROWS
