@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
 from importlib.util import find_spec
+from itertools import cycle
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +39,17 @@ TYPED = pa.table(
 )
 
 Put = Callable[[str, bytes], str]
+
+
+class Dribble:
+    """A stream that gives its bytes in pieces of these sizes, over and over."""
+
+    def __init__(self, content: bytes, sizes: list[int]) -> None:
+        self._content = io.BytesIO(content)
+        self._sizes = cycle(sizes)
+
+    def read(self, n: int, /) -> bytes:
+        return self._content.read(min(n, next(self._sizes)))
 
 
 def zip_of(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:

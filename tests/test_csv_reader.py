@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import cycle, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import pandas as pd
@@ -24,6 +22,8 @@ from etl.errors import DataError
 from etl.files.csv_options import CsvOptions
 from etl.files.csv_reader import CHUNK_BYTES, read_csv
 from etl.ledger import Account
+from tests.files import Dribble
+from tests.reading import said_by
 
 Cells = tuple[str | None, ...]
 
@@ -31,21 +31,6 @@ TOO_LONG = "longer than max_row_bytes"
 UNBALANCED = "unbalanced quote"
 NUL = "NUL byte"
 MENDED = "not UTF-8, read as cp1252"
-
-
-@dataclass
-class Dribble:
-    """A stream that gives its bytes in the sizes that it is told, over and over."""
-
-    data: bytes
-    sizes: list[int] = field(default_factory=lambda: [1 << 30])
-
-    def __post_init__(self) -> None:
-        self._left = io.BytesIO(self.data)
-        self._sizes = cycle(self.sizes)
-
-    def read(self, n: int, /) -> bytes:
-        return self._left.read(min(n, next(self._sizes)))
 
 
 @dataclass
@@ -432,7 +417,7 @@ def test_many_quotes_that_never_close_take_a_linear_time() -> None:
 
 def test_options_do_not_load_the_libraries_that_read() -> None:
     code = "import sys, etl.files.csv_options; print({'pandas', 'numpy', 'pyarrow'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert said_by(code) == "set()\n"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,7 @@ import gzip
 import io
 import os
 import pickle
-import subprocess
-import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +43,7 @@ from tests.files import (
     parquet,
     zip_of,
 )
-from tests.reading import frame_of, peak_of_reading, rows_of, types_of
+from tests.reading import frame_of, peak_of_reading, rows_of, said_by, types_of
 
 # -- the contract, for each kind of file --------------------------------------------------------------------------
 
@@ -380,8 +377,7 @@ def test_an_unchanged_run_loads_no_heavy_library(put: Put) -> None:
         extractor.check()
         print([name for name in ("pandas", "pyarrow", "numpy", "boto3", "openpyxl") if name in sys.modules])
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=PROJECT, capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    assert said_by(code) == "[]\n"
 
 
 # -- options ------------------------------------------------------------------------------------------------------

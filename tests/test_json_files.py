@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
@@ -16,7 +15,7 @@ from etl.extractors.files import FilesExtractor
 from etl.files.json_columns import flattened
 from etl.files.json_records import json_array, json_lines
 from etl.ledger import Account
-from tests.files import JSON_ARRAY, JSON_LINES, RECORDS, Put, lines
+from tests.files import JSON_ARRAY, JSON_LINES, RECORDS, Dribble, Put, lines
 from tests.reading import frame_of, rejects_of, rows_of, types_of
 
 
@@ -205,18 +204,6 @@ def test_an_element_of_an_array_may_be_rejected(put: Put) -> None:
     ]
 
 
-class Trickle:
-    """A stream that gives its bytes in pieces of these sizes, again and again."""
-
-    def __init__(self, content: bytes, sizes: list[int]) -> None:
-        self._content = io.BytesIO(content)
-        self._sizes = sizes
-
-    def read(self, n: int, /) -> bytes:
-        self._sizes = [*self._sizes[1:], self._sizes[0]]
-        return self._content.read(min(n, self._sizes[0]))
-
-
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -229,9 +216,9 @@ values = st.recursive(
 def test_records_do_not_depend_on_how_the_bytes_arrive(records: list[Any], sizes: list[int]) -> None:
     array = json.dumps(records, indent=len(records) % 3 or None, ensure_ascii=False).encode("utf-8", "surrogatepass")
     if b"\xed" not in array:
-        assert [record.document for record in json_array(Trickle(array, sizes), 1 << 20, "x")] == records
+        assert [record.document for record in json_array(Dribble(array, sizes), 1 << 20, "x")] == records
     text = b"\n".join(json.dumps(record).encode() for record in records)
-    assert [record.document for record in json_lines(Trickle(text, sizes), 1 << 20)] == records
+    assert [record.document for record in json_lines(Dribble(text, sizes), 1 << 20)] == records
 
 
 def test_names_that_are_data_make_no_columns(put: Put) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +14,6 @@ import pytest
 from etl.errors import ConfigError, DataError
 from etl.extractors.files import FilesExtractor
 from etl.files.damage import damage_reported
-from etl.paths import PROJECT
 from tests.files import (
     CSV,
     NOON,
@@ -32,7 +28,7 @@ from tests.files import (
     workbook,
     zip_of,
 )
-from tests.reading import frame_of, rejects_of, rows_of, types_of
+from tests.reading import frame_of, rejects_of, rows_of, said_by, types_of
 
 # -- Parquet ------------------------------------------------------------------------------------------------------
 
@@ -211,5 +207,4 @@ def test_a_library_that_is_missing_is_named(put: Put) -> None:
         except Exception as error:
             print(type(error).__name__, error)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=PROJECT, capture_output=True, text=True)
-    assert done.stdout == ("ConfigError FilesExtractor: reading Excel workbooks needs openpyxl: pip install openpyxl\n")
+    assert said_by(code) == "ConfigError FilesExtractor: reading Excel workbooks needs openpyxl: pip install openpyxl\n"
