@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Rows = Series[bool] | Index[Any]
 
 MAX_SAMPLES = 3
+EVIDENCE_CHARS = 4_000
 _MOST_REASONS, _OTHER_REASONS = 100, "other reasons"
 PART_BITS = 40  # the label of a row: its number in the source, and above these bits which part of that row it is
 
@@ -88,9 +89,9 @@ class Account:
         )
 
     def reject_line(self, row: int, rule: str, line: str) -> None:
-        """For extractors: source row ``row`` could not be made into a row at all; ``line`` is its text."""
+        """For extractors: source row ``row`` could not be made into a row at all; the beginning of its text is kept."""
         _count(self.rejected, rule, 1)
-        self._rejects.append(Reject(row, self.step, None, None, rule, raw=line))
+        self._rejects.append(Reject(row, self.step, None, None, rule, raw=line[:EVIDENCE_CHARS]))
 
     def drop(self, rows: Rows, reason: str) -> None:
         """Leave ``rows`` out on purpose; they are given by a mask or by their index. The base class takes them out."""

@@ -23,7 +23,7 @@ from pyarrow import csv as arrow_csv
 from etl.errors import DataError
 from etl.files.csv_options import CsvOptions
 from etl.files.csv_records import Records, Scanner
-from etl.ledger import Account
+from etl.ledger import EVIDENCE_CHARS, Account
 from etl.tables.numbered import numbered_frames, with_numbers
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ CHUNK_BYTES = 2 << 20  # 2 to 4 MiB parse fastest: less pays for starting, more 
 
 _HEAD_BYTES = 1 << 16
 _NUL = "NUL byte"
-_EVIDENCE_CHARS = 4_000
 _WIDER_BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -210,7 +209,7 @@ class _Mender:
             return None
         end = record.find(self._delimiter, bad)
         cell = record[record.rfind(self._delimiter, 0, bad) + 1 : end if end >= 0 else None]
-        after = cell.decode(errors=self._errors)[:_EVIDENCE_CHARS]
+        after = cell.decode(errors=self._errors)[:EVIDENCE_CHARS]
         sample = {"row": row, "before": _evidence(cell), "after": after}
         self._account.count_repairs(self._repair, 1, [sample])
         return mended.encode()
@@ -302,7 +301,7 @@ class _Parser:
         def set_aside(row: arrow_csv.InvalidRow) -> Literal["skip"]:
             found = f"{row.actual_columns} field{'' if row.actual_columns == 1 else 's'}"
             rule = f"ragged: {found} instead of {row.expected_columns}"
-            ragged.append(_Reject(cast(int, row.number) - 1, rule, row.text[:_EVIDENCE_CHARS]))
+            ragged.append(_Reject(cast(int, row.number) - 1, rule, row.text))
             return "skip"
 
         if not block:
@@ -366,4 +365,4 @@ def _closed(lines: bytes) -> bytes:
 
 
 def _evidence(record: bytes) -> str:
-    return record[: 4 * _EVIDENCE_CHARS].decode(errors="backslashreplace")[:_EVIDENCE_CHARS]
+    return record[: 4 * EVIDENCE_CHARS].decode(errors="backslashreplace")[:EVIDENCE_CHARS]

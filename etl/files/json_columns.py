@@ -32,7 +32,6 @@ _SAMPLE_RECORDS = 10_000
 _SAMPLE_BYTES = 4 << 20
 _CHUNK_RECORDS = 8_192
 _CHUNK_BYTES = 4 << 20
-_EVIDENCE_CHARS = 4_000
 _MOST_LEFT_OUT = 100  # about so many are named in a warning
 _MOST_COLUMNS = 5_000
 
@@ -181,13 +180,12 @@ def _shown(name: str) -> str:
 
 
 def _evidence(record: Record) -> str:
-    """The beginning of its text."""
     if record.raw or record.document is None:
-        return record.raw[:_EVIDENCE_CHARS]
+        return record.raw
     try:
-        return json_text(record.document)[:_EVIDENCE_CHARS]
+        return json_text(record.document)
     except ValueError:  # NaN, which JSON does not have
-        return str(record.document)[:_EVIDENCE_CHARS]
+        return str(record.document)
 
 
 def _first(records: Iterator[Record], most: int = _SAMPLE_RECORDS, most_bytes: int = _SAMPLE_BYTES) -> Iterator[Record]:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Shape: TypeAlias = Any  # what the first file says of the columns; only the reader that made it looks inside
 
 _CHUNK_ROWS = 8_192
-_EVIDENCE_CHARS = 4_000
 _PARQUET_DAMAGE = (pa.ArrowException, UnicodeDecodeError)
 
 
@@ -206,7 +205,7 @@ def _even(rows: Rows, width: int, account: Account) -> Rows:
     """Rows of ``width`` cells; those with a value beyond the header's last column are rejected."""
     for number, cells in rows:
         if any(cell is not None for cell in cells[width:]):
-            line = json.dumps(cells, ensure_ascii=False)[:_EVIDENCE_CHARS]
+            line = json.dumps(cells, ensure_ascii=False)
             account.reject_line(number, "ragged: a value right of the last column of the header", line)
         else:
             yield number, [*cells[:width], *[None] * (width - len(cells))]

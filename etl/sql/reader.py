@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from etl.tables.forms import Form
 
 _SAMPLE_ROWS = 10_000
-_EVIDENCE_CHARS = 4_000
 
 
 class Result:
@@ -87,4 +86,4 @@ class Result:
         return table.filter(pa.array([position not in misfits for position in range(len(rows))]))
 
     def _evidence(self, row: Sequence[Any]) -> str:
-        return json.dumps(dict(zip(self.names, row, strict=True)), ensure_ascii=False, default=str)[:_EVIDENCE_CHARS]
+        return json.dumps(dict(zip(self.names, row, strict=True)), ensure_ascii=False, default=str)
