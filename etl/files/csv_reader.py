@@ -23,6 +23,7 @@ from pyarrow import csv as arrow_csv
 from etl.errors import DataError
 from etl.files.csv_options import CsvOptions
 from etl.files.csv_records import Records, Scanner
+from etl.files.places import Reader, read_fully
 from etl.ledger import EVIDENCE_CHARS, Account
 from etl.tables.numbered import numbered_frames, with_numbers
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from etl.files.csv_records import Offsets
-    from etl.files.places import Reader
 
 CHUNK_BYTES = 2 << 20  # 2 to 4 MiB parse fastest: less pays for starting, more falls out of the processor's caches
 
@@ -85,23 +85,14 @@ def read_csv(
 
 def _chunks(stream: Reader, options: CsvOptions, source: str, size: int) -> Iterator[tuple[bytes, bool]]:
     """Yield (UTF-8 bytes, False) without a BOM, then (what ends the last line: a newline or nothing, True)."""
-    head = _filled(stream, max(min(size, _HEAD_BYTES), 4))  # small, to look for the header in, but whole BOMs
-    raw = chain([head], iter(partial(_filled, stream, size), b""))
+    head = read_fully(stream, max(min(size, _HEAD_BYTES), 4))  # small, to look for the header in, but whole BOMs
+    raw = chain([head], iter(partial(read_fully, stream, size), b""))
     utf8 = _claiming_utf8(raw, source) if options.is_utf8 else _transcoded(raw, options.encoding, source)
     line_ended = True
     for chunk in _without_bom(utf8):
         yield chunk, False
         line_ended = chunk.endswith(b"\n") if chunk else line_ended
     yield b"" if line_ended else b"\n", True
-
-
-def _filled(stream: Reader, size: int) -> bytes:
-    """Read exactly ``size`` bytes, or what is left."""
-    parts = []
-    while size > 0 and (part := stream.read(size)):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
 
 
 def _claiming_utf8(raw: Iterator[bytes], source: str) -> Iterator[bytes]:

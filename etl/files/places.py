@@ -34,6 +34,15 @@ class Reader(Protocol):
     def read(self, n: int, /) -> bytes: ...
 
 
+def read_fully(stream: Reader, size: int) -> bytes:
+    """Exactly ``size`` bytes, or what is left."""
+    parts = []
+    while size > 0 and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
 # One file as it was when it was found; reading it in another state raises RetryLater.
 FoundFile: TypeAlias = "LocalFile | S3File"
 

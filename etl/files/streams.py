@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from etl.errors import DataError
 from etl.files.damage import damage_reported
 from etl.files.formats import FileFormat, FileOptions, endings_of
-from etl.files.places import FoundFile, Reader, spooled
+from etl.files.places import FoundFile, Reader, read_fully, spooled
 from etl.files.safe_zip import looks_like_zip, open_member
 
 _HEAD_BYTES = 16
@@ -40,7 +40,7 @@ def unpacked(file: FoundFile, options: FileOptions, file_format: FileFormat) -> 
     Raises DataError: damaged, cut short, compressed twice, beyond the limits.
     """
     with file.open() as raw:
-        head = _head(raw)
+        head = read_fully(raw, _HEAD_BYTES)
         method = compression(head)
         if method != "zip":
             stream = Stream(file.uri, _inflated(method, _Counted(head, raw), file.uri, options))
@@ -55,7 +55,7 @@ def unpacked(file: FoundFile, options: FileOptions, file_format: FileFormat) -> 
 def unpacked_on_disk(file: FoundFile, options: FileOptions, file_format: FileFormat) -> Iterator[Path]:
     """A local file with the content, for formats that are not read from front to back."""
     with file.open() as raw:
-        method = compression(_head(raw))
+        method = compression(read_fully(raw, _HEAD_BYTES))
     is_workbook = file_format == "xlsx" and method == "zip" and not file.uri.lower().endswith(".zip")
     if method is None or is_workbook:
         with file.on_disk() as path:
@@ -146,16 +146,9 @@ def check_limits(inflated: int, compressed: int, name: str, options: FileOptions
 
 def _checked(stream: Stream, method: str, file_format: FileFormat) -> Stream:
     """Refuse what is compressed once more: it would be read as if it were text."""
-    head = _head(stream)
+    head = read_fully(stream, _HEAD_BYTES)
     again = compression(head)
     if again and not (file_format == "xlsx" and again == "zip"):
         raise DataError(f"{stream.name} is compressed twice, with {method} and {again}; unpack it once before")
     counted = _Counted(head, stream)
     return Stream(stream.name, counted.read)
-
-
-def _head(stream: Reader) -> bytes:
-    head = b""
-    while len(head) < _HEAD_BYTES and (part := stream.read(_HEAD_BYTES - len(head))):
-        head += part
-    return head
