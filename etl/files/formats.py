@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, PositiveInt
 
@@ -15,16 +15,8 @@ from etl.options import DifferentColumns
 FileFormat = Literal["csv", "tsv", "jsonl", "json", "parquet", "xlsx"]
 JsonType = Literal["text", "int64", "float64", "bool", "timestamp[UTC]", "json"]
 
-_ENDINGS: dict[str, FileFormat] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".xlsx": "xlsx",
-    ".xlsm": "xlsx",
-}
+_OTHER_ENDINGS: dict[str, FileFormat] = {".ndjson": "jsonl", ".xlsm": "xlsx"}
+_ENDINGS: dict[str, FileFormat] = {f".{name}": name for name in get_args(FileFormat)} | _OTHER_ENDINGS
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 

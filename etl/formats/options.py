@@ -18,22 +18,15 @@ CONTENT_TYPES: dict[Format, str] = {
     "jsonl.gz": "application/gzip",
 }
 
-_ENDINGS: tuple[tuple[str, Format], ...] = (
-    (".parquet", "parquet"),
-    (".csv", "csv"),
-    (".csv.gz", "csv.gz"),
-    (".jsonl", "jsonl"),
-    (".ndjson", "jsonl"),
-    (".jsonl.gz", "jsonl.gz"),
-    (".ndjson.gz", "jsonl.gz"),
-)
+_OTHER_ENDINGS: dict[str, Format] = {".ndjson": "jsonl", ".ndjson.gz": "jsonl.gz"}
+_ENDINGS = {f".{name}": name for name in CONTENT_TYPES} | _OTHER_ENDINGS
 _LEVELS = {"zstd": range(1, 23), "gzip": range(1, 10), "brotli": range(12)}
 _TEXT_GROUP_ROWS = 16_384
 
 
 def format_of(key: str) -> Format | None:
     """The format that the ending of a key or file name stands for; None if it stands for none."""
-    return next((name for ending, name in _ENDINGS if key.lower().endswith(ending)), None)
+    return next((name for ending, name in _ENDINGS.items() if key.lower().endswith(ending)), None)
 
 
 class ParquetOptions(Options):
