@@ -88,7 +88,7 @@ def _lines(stream: Reader, max_bytes: int) -> Iterator[bytes]:
     first = True
     while chunk := stream.read(_CHUNK_BYTES):
         if first:
-            chunk = _without_bom(chunk)
+            chunk = chunk.removeprefix(codecs.BOM_UTF8)
             first = False
         head, *lines = chunk.split(b"\n")
         if not too_long:
@@ -101,10 +101,6 @@ def _lines(stream: Reader, max_bytes: int) -> Iterator[bytes]:
             rest, too_long = rest[: max_bytes + 1], True
     if rest:
         yield rest
-
-
-def _without_bom(first: bytes) -> bytes:
-    return first.removeprefix(codecs.BOM_UTF8)
 
 
 class _Text:
@@ -185,10 +181,8 @@ class _Text:
         self._at = 0
 
     def _fail_at_element(self, problem: Exception) -> NoReturn:
-        if not self._ended and len(self._text) - self._at > self._max_bytes:
-            reason = f"is no JSON, or longer than max_record_bytes = {self._max_bytes:,}"
-        else:
-            reason = "is cut short or no JSON"
+        longer = f"is no JSON, or longer than max_record_bytes = {self._max_bytes:,}"
+        reason = "is cut short or no JSON" if self._ended else longer
         message = problem.msg if isinstance(problem, json.JSONDecodeError) else str(problem)
         shown = self._text[self._at : self._at + 60]
         self._fail(f"record {self._number:,} {reason}: {message}; it begins with {shown!r}")
