@@ -208,7 +208,7 @@ def test_parquet_keeps_descriptions_and_units() -> None:
         "price": {"description": "At launch", "unit": "US dollars"},
         "gone": {"description": "not there"},
     }
-    encode([frame], sink, "parquet", descriptions=meanings)
+    encode([frame], sink, "parquet", FormatOptions(), meanings)
     stored = {field.name: field.metadata or {} for field in pq.read_schema(io.BytesIO(sink.getvalue()))}
     assert stored["pieces"][b"description"] == b"Number of pieces"
     assert stored["price"] == {**stored["price"], b"description": b"At launch", b"unit": b"US dollars"}

@@ -30,7 +30,6 @@ _SAMPLE_ROWS = 16_384
 _BUFFER_BYTES = 1 << 20
 # Of each chunk of a column, Arrow's Parquet writer takes so many rows at a time, and sees whether the page is full.
 _WRITE_ROWS = 1_024
-_DEFAULTS = FormatOptions()
 _gzip_file: Any = gzip_ng.GzipNGFile  # like the standard library's, and almost twice as fast
 # What a spreadsheet may take for a formula, by OWASP's page on CSV injection; the last four are = + - @ in full width.
 _FORMULA = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
@@ -41,7 +40,7 @@ def encode(
     batches: Iterable[DataFrame],
     sink: RawIOBase | BufferedIOBase,
     file_format: Format,
-    options: FormatOptions = _DEFAULTS,
+    options: FormatOptions,
     descriptions: Descriptions | None = None,
 ) -> tuple[int, pa.Schema]:
     """Write all batches to ``sink`` as one file; give back the number of rows, and their schema.
@@ -75,7 +74,7 @@ class Encoder:
         sink: RawIOBase | BufferedIOBase,
         schema: pa.Schema,
         file_format: Format,
-        options: FormatOptions = _DEFAULTS,
+        options: FormatOptions,
         descriptions: Descriptions | None = None,
     ) -> None:
         self.group_rows = options.group_rows(file_format)
