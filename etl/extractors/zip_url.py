@@ -70,8 +70,7 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
         download = self._inspected_again()
         try:
             with open_member(download.path, self.member, self, self._shown_url) as stream:
-                source = f"{self._shown_url}#{stream.name}"
-                yield from read_csv(stream, self.csv, account, batch_rows=self.batch_rows, source=source)
+                yield from read_csv(stream, self.csv, account, batch_rows=self.batch_rows, source=stream.name)
         except DamagedZipError as error:
             discard(self.url, self.cache_dir)
             raise DamagedZipError(f"{error.message}; run again to download it afresh") from error
@@ -107,7 +106,7 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
             discard(self.url, self.cache_dir)
             raise
         with open_member(download.path, self.member, self, self._shown_url) as stream:
-            return download, f"{self._shown_url}#{stream.name}"
+            return download, stream.name
 
     def _check_is_zip(self, head: bytes, version: Version) -> None:
         if not looks_like_zip(head):

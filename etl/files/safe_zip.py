@@ -45,17 +45,17 @@ class ZipLimits(Options):
 
 
 class Member:
-    """The bytes of the member whose data starts where ``file`` is, stored or deflated.
+    """The bytes of the member whose data starts where ``file`` is, stored or deflated. ``name``: what messages call it.
 
     Gives no more than the directory says, and checks at its end that it was neither more nor less, and the checksum.
     The standard library's zipfile inflates at half the speed. Raises DamagedZipError.
     """
 
     def __init__(self, file: io.BufferedReader, info: zipfile.ZipInfo, origin: str) -> None:
-        self.name = info.filename
+        self.name = f"{origin}#{info.filename}"
+        self._label = f"{origin}: {info.filename!r}"
         self._file = file
         self._info = info
-        self._origin = origin
         self._unread = info.compress_size
         self._stream = zlib_ng.decompressobj(-zlib_ng.MAX_WBITS)
         self._size = 0
@@ -67,7 +67,7 @@ class Member:
             return self._checked(min(n, _MAX_READ_BYTES))
         except _DAMAGE as error:
             problem = str(error) or "it ends early"
-            raise DamagedZipError(f"{self._origin}: {self.name!r} is damaged: {problem}") from error
+            raise DamagedZipError(f"{self._label} is damaged: {problem}") from error
 
     def _checked(self, n: int) -> bytes:
         data = self._inflated(n) if self._info.compress_type else self._raw(n)

@@ -18,7 +18,7 @@ from etl.errors import DataError
 from etl.files.damage import damage_reported
 from etl.files.formats import FileFormat, FileOptions, endings_of
 from etl.files.places import FoundFile, Reader, read_fully, spooled
-from etl.files.safe_zip import looks_like_zip, open_member
+from etl.files.safe_zip import Member, looks_like_zip, open_member
 
 _HEAD_BYTES = 16
 _READ_BYTES = 1 << 20
@@ -48,7 +48,7 @@ def unpacked(file: FoundFile, options: FileOptions, file_format: FileFormat) -> 
             return
     endings = endings_of(file_format)
     with file.on_disk() as path, open_member(path, options.member, options, file.uri, endings) as member:
-        yield _checked(Stream(f"{file.uri}#{member.name}", member.read), method, file_format)
+        yield _checked(member, method, file_format)
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def check_limits(inflated: int, compressed: int, name: str, options: FileOptions
         )
 
 
-def _checked(stream: Stream, method: str, file_format: FileFormat) -> Stream:
+def _checked(stream: Stream | Member, method: str, file_format: FileFormat) -> Stream:
     """Refuse what is compressed once more: it would be read as if it were text."""
     head = read_fully(stream, _HEAD_BYTES)
     again = compression(head)
