@@ -181,6 +181,6 @@ def client_for(region: str | None) -> S3Client:
     return _client(region, os.getpid(), settings)
 
 
-@lru_cache(maxsize=4)  # making one takes half a second, and a pattern may find a thousand files
+@lru_cache(maxsize=4)  # each has connections of its own, and a pattern may find a thousand files
 def _client(region: str | None, _process: int, _settings: tuple[tuple[str, str], ...]) -> S3Client:
     return make_client(region)
