@@ -34,14 +34,11 @@ class DocumentTable:
 
     def frames(self, documents: Iterable[Record], columns: Columns | None, batch_rows: int) -> Iterator[DataFrame]:
         """Batches with ``columns``, or with those of the first documents. Raises DataError if there are none."""
-        before = self._account.rejected.total()
         found, tables = self._table.tables(documents, columns or self._source.columns or None)
         schema = arrow_schema(self._checked(found), DOCUMENT_TYPES)
-        for frame in numbered_frames(tables, schema, batch_rows):
-            rejected = self._account.rejected.total() - before
-            if frame.empty and not rejected and not self._source.allow_empty and columns is None:
-                raise DataError(f"{self._source.address}: has no documents; set allow_empty = true if that is right")
-            yield frame
+        may_be_empty = self._source.allow_empty or columns is not None
+        problem = None if may_be_empty else f"{self._source.address}: has no documents"
+        yield from numbered_frames(tables, schema, batch_rows, self._account, problem)
 
     def _checked(self, columns: Columns) -> Columns:
         if not columns:

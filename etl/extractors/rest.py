@@ -90,10 +90,8 @@ class RestExtractor(ApiOptions, Extractor):
             columns, tables = JsonTable(self.columns, self.types, account, self._uri).tables(records, None)
             if not columns:
                 raise DataError(f"{self._uri}: no record has a field, so there are no columns; declare them in types")
-            for frame in numbered_frames(tables, arrow_schema(columns), self.batch_rows):
-                if frame.empty and not account.rejected and not self.allow_empty:
-                    raise DataError(f"{self._uri}: has no records; set allow_empty = true if that is right")
-                yield frame
+            problem = None if self.allow_empty else f"{self._uri}: has no records"
+            yield from numbered_frames(tables, arrow_schema(columns), self.batch_rows, account, problem)
 
     @property
     def _uri(self) -> str:

@@ -70,7 +70,7 @@ class SqlExtractor(SqlOptions, Extractor):
 
         rows = min(self.batch_rows, _FETCH_ROWS)
         with open_session(self) as session, session.result(self._part, rows) as result:
-            yield from numbered_frames(result.tables(account, rows), result.schema, self.batch_rows)
+            yield from numbered_frames(result.tables(account, rows), result.schema, self.batch_rows, account)
 
     def _only(self, part: Range) -> Self:
         copy = self.model_copy()

@@ -73,11 +73,8 @@ def read_csv(
         names = usable_names(_header_cells(header, options, mender, source), source)
         chunks = chain([(rest, ended)], chunks)
     parser = _Parser(names, scanner, mender, options, account)
-    for frame in numbered_frames(parser.tables(chunks), parser.schema, batch_rows):
-        if parser.next_row == 1 and not options.allow_empty:
-            raise DataError(f"{source}: has no rows; set allow_empty = true if that is right")
-        yield frame
-        del frame  # or it would stay in memory while the next is made
+    problem = None if options.allow_empty else f"{source}: has no rows"
+    yield from numbered_frames(parser.tables(chunks), parser.schema, batch_rows, account, problem)
 
 
 # -- the stream as UTF-8 ------------------------------------------------------------------------------------------

@@ -59,12 +59,8 @@ class TableReader(ABC):
         self, tables: Iterator[pa.Table], schema: pa.Schema, account: Account, batch_rows: int, name: str
     ) -> Iterator[DataFrame]:
         """Frames of all the numbered tables of a file. Raises DataError if it has no rows, and none was rejected."""
-        before = account.rejected.total()
-        for frame in numbered_frames(tables, schema, batch_rows):
-            if frame.empty and account.rejected.total() == before and not self.options.allow_empty:
-                raise DataError(f"{name}: has no rows; set allow_empty = true if that is right")
-            yield frame
-            del frame  # or it would stay in memory while the next is made
+        problem = None if self.options.allow_empty else f"{name}: has no rows"
+        return numbered_frames(tables, schema, batch_rows, account, problem)
 
     def wanted(self, found: Sequence[str], shape: Collection[str] | None, name: str) -> list[str]:
         """The columns to take, in order. ``found``: those of the file; ``shape``: those of the first file."""

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from etl.errors import DataError
+from etl.ledger import Account
 from etl.tables.batches import regroup
 
 _ROW = ""  # told by its place, as a column of data may have any name
@@ -19,17 +21,23 @@ def with_numbers(table: pa.Table, numbers: Sequence[int] | Any) -> pa.Table:
     return table.append_column(_ROW, pa.array(numbers, pa.int64()))
 
 
-def numbered_frames(tables: Iterable[pa.Table], schema: pa.Schema, batch_rows: int) -> Iterator[pd.DataFrame]:
+def numbered_frames(
+    tables: Iterable[pa.Table], schema: pa.Schema, batch_rows: int, account: Account, problem: str | None = None
+) -> Iterator[pd.DataFrame]:
     """Frames of exactly ``batch_rows`` rows (the last may have fewer) with Arrow-backed columns; one at least.
 
-    ``tables``: of that schema, and with row numbers.
+    ``tables``: of that schema, and with row numbers. Raises DataError with ``problem``, if one is given, when they have
+    no rows and none was rejected.
     """
+    rejected = account.rejected.total()
     empty = True
     for table in regroup(tables, batch_rows):
         empty = False
         yield _frame(table)
         del table
     if empty:
+        if problem and account.rejected.total() == rejected:
+            raise DataError(f"{problem}; set allow_empty = true if that is right")
         yield _frame(with_numbers(schema.empty_table(), []))
 
 
