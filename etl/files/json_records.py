@@ -32,22 +32,9 @@ class Record(NamedTuple):
 
 def json_lines(stream: Reader, max_bytes: int) -> Iterator[Record]:
     """Yield the record of each line that is not blank. A line that is no JSON object is a record with a problem."""
-    number = 0
-    for line in _lines(stream, max_bytes):
-        line = line.strip()
-        if not line:
-            continue
-        number += 1
-        if len(line) > max_bytes:
-            raw = line[:max_bytes].decode("utf-8", "replace")
-            yield Record(number, raw, None, f"longer than max_record_bytes = {max_bytes:,}")
-            continue
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            yield Record(number, line.decode("utf-8", "backslashreplace"), None, "not UTF-8")
-            continue
-        yield _parsed_line(number, text)
+    lines = filter(None, map(bytes.strip, _lines(stream, max_bytes)))
+    for number, line in enumerate(lines, start=1):
+        yield _parsed_line(number, line, max_bytes)
 
 
 def json_array(stream: Reader, max_bytes: int, source: str) -> Iterator[Record]:
@@ -254,7 +241,14 @@ def _parsed(number: int, text: str, start: int = 0) -> tuple[Record, int]:
     return Record(number, text[start:end], None, "not a JSON object"), end
 
 
-def _parsed_line(number: int, text: str) -> Record:
+def _parsed_line(number: int, line: bytes, max_bytes: int) -> Record:
+    if len(line) > max_bytes:
+        raw = line[:max_bytes].decode("utf-8", "replace")
+        return Record(number, raw, None, f"longer than max_record_bytes = {max_bytes:,}")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return Record(number, line.decode("utf-8", "backslashreplace"), None, "not UTF-8")
     try:
         record, end = _parsed(number, text)
     except RecursionError:
