@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from etl.files.json_types import EXACT_DECIMAL, TIME, Types, json_text
+from etl.files.json_types import EXACT_DECIMAL, JSON_TYPES, TIME, Types, json_text
 from etl.tables.forms import Form, form, parsed, written
 from etl.tables.schema import arrow_type
 
@@ -81,23 +81,12 @@ def _floats(values: Sequence[Any]) -> pa.Array[Any]:
 
 
 _EXACT: dict[str, Form] = {
-    "text": form("text", pa.string(), str),
-    "bool": form("true or false", pa.bool_(), bool),
-    "int64": form("an int64", pa.int64(), int),
+    **JSON_TYPES.told,
     "float64": form("a float64", pa.float64(), float, int),
     EXACT_DECIMAL: form(f"a {EXACT_DECIMAL}", arrow_type(EXACT_DECIMAL), Decimal, int),
     TIME: form("a time", arrow_type(TIME), datetime),
     "binary": form("binary", pa.binary(), bytes),
     "json": form("JSON", pa.string(), dict, list, bytes, *_SCALARS, make=written(json_text, pa.string())),
 }
-_CLASSES: dict[type, str] = {
-    str: "text",
-    bool: "bool",
-    int: "int64",
-    float: "float64",
-    Decimal: EXACT_DECIMAL,
-    datetime: TIME,
-    bytes: "binary",
-    list: "json",
-}
+_CLASSES: dict[type, str] = {**JSON_TYPES.of_class, Decimal: EXACT_DECIMAL, datetime: TIME, bytes: "binary"}
 DOCUMENT_TYPES = Types(_CLASSES, _EXACT, _declared)
