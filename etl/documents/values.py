@@ -38,10 +38,6 @@ def _decimal(value: Any) -> Decimal:
     return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
 
 
-def _converted(convert: Callable[[Any], Any], arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
-    return lambda values: pa.array([None if value is None else convert(value) for value in values], arrow)
-
-
 @cache
 def _declared(kind: str) -> Form:
     """The form of a declared type: it also takes values of other classes, where nothing of them is lost.
@@ -52,12 +48,12 @@ def _declared(kind: str) -> Form:
         return form("text", pa.string(), *_SCALARS, make=written(_scalar_text, pa.string()))
     if kind.startswith("int"):
         arrow = arrow_type(kind)
-        return form(f"an {kind}", arrow, *_NUMBERS, make=_converted(_whole, arrow))
+        return form(f"an {kind}", arrow, *_NUMBERS, make=written(_whole, arrow))
     if kind == "float64":
         return form("a float64", pa.float64(), *_NUMBERS, make=_floats)
     if kind.startswith("decimal"):
         arrow = arrow_type(kind)
-        return form(f"a {kind}", arrow, *_NUMBERS, make=_converted(_decimal, arrow))
+        return form(f"a {kind}", arrow, *_NUMBERS, make=written(_decimal, arrow))
     if kind.startswith("timestamp"):
         arrow = arrow_type(kind)
         return form("a time", arrow, datetime, str, make=_times(arrow))

@@ -60,7 +60,7 @@ def form(words: str, arrow: pa.DataType, *python: type, make: Callable[[Sequence
     return Form(words, arrow, frozenset((*python, type(None))), make or (lambda values: pa.array(values, arrow)))
 
 
-def written(write: Callable[[Any], str | bytes], arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
+def written(write: Callable[[Any], Any], arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
     """A ``make`` that stores of each value what ``write`` says."""
     return lambda values: pa.array([None if value is None else write(value) for value in values], arrow)
 
