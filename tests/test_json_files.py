@@ -230,6 +230,14 @@ def test_names_that_are_data_make_no_columns(put: Put) -> None:
     assert frame_of(FilesExtractor(path=path, columns=("id",)))["id"].tolist() == list(range(5_000))
 
 
+def test_the_name_that_comes_twice_is_found_in_a_linear_time(put: Put) -> None:
+    """To count each name among all 300,000 would take a quarter of an hour."""
+    names = ",".join(f'"n{number}":1' for number in range(300_000))
+    path = put("a.jsonl", f'{{"id":1}}\n{{{names},"z":1,"z":2}}\n'.encode())
+    _, rejects = rejects_of(FilesExtractor(path=path))
+    assert [(reject.row, reject.rule) for reject in rejects] == [(2, "names 'z' twice")]
+
+
 def test_flattening() -> None:
     assert flattened({"a": {"b": {"c": 1}, "d": {}}, "e": [{"f": 1}]}) == {"a.b.c": 1, "e": [{"f": 1}]}
     assert flattened({"a": {"b": {"c": 1}}}, frozenset({"a.b"})) == {"a.b": {"c": 1}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from math import inf
@@ -204,8 +205,8 @@ def _marked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _named_twice(pairs: list[tuple[str, Any]]) -> str:
-    names = [name for name, _ in pairs]
-    return f"names {next(name for name in names if names.count(name) > 1)!r} twice"
+    counts = Counter(name for name, _ in pairs)
+    return f"names {next(name for name, count in counts.items() if count > 1)!r} twice"
 
 
 def _no_constant(name: str) -> NoReturn:
