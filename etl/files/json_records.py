@@ -44,10 +44,18 @@ def json_array(stream: Reader, max_bytes: int, source: str) -> Iterator[Record]:
     Raises DataError, naming ``source`` and the record, for what is not such an array: nothing after it can be found.
     """
     text = _Text(stream, max_bytes, source)
-    text.begin()
-    while text.has_next():
+    if not text.skip("["):
+        found = text.next_character()
+        hint = '; if each line is an object, set format = "jsonl"' if found == "{" else ""
+        text.fail(f"is not a JSON array: it begins with {found!r}{hint}")
+    if not text.skip("]"):
         yield text.element()
-    text.end()
+        while text.skip(","):
+            yield text.element()
+        if not text.skip("]"):
+            text.fail(f"there should be a comma after record {text.number:,}, not {text.next_character()!r}")
+    if found := text.next_character():
+        text.fail(f"something follows the array: {found!r}")
 
 
 def json_document(text: str) -> tuple[Any, bool]:
@@ -92,44 +100,32 @@ def _lines(stream: Reader, max_bytes: int) -> Iterator[bytes]:
 
 
 class _Text:
-    """The text of a JSON array, of which only the part that is being read is held."""
+    """The text of a JSON array, of which only the part that is being read is held. ``number``: of the last element."""
 
     def __init__(self, stream: Reader, max_bytes: int, source: str) -> None:
+        self.number = 0
         self._stream = stream
         self._max_bytes = max_bytes
         self._source = source
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
-        self._number = 0
         self._ended = False
 
-    def begin(self) -> None:
-        found = self._next_character()
-        if found != "[":
-            hint = '; if each line is an object, set format = "jsonl"' if found == "{" else ""
-            self._fail(f"is not a JSON array: it begins with {found!r}{hint}")
-        self._at += 1
-
-    def has_next(self) -> bool:
-        """Go to the next element, over the comma before it; False at the end of the array."""
-        found = self._next_character()
-        if found == "]":
-            self._at += 1
+    def skip(self, character: str) -> bool:
+        """Go over the next character that is not white space, if it is this one."""
+        if self.next_character() != character:
             return False
-        if self._number:
-            if found != ",":
-                self._fail(f"there should be a comma after record {self._number:,}, not {found!r}")
-            self._at += 1
-            self._next_character()
-        self._number += 1
+        self._at += 1
         return True
 
     def element(self) -> Record:
-        """Parse the element here; what is not there yet is read, in ever larger pieces."""
+        """Parse the next element; what is not there yet is read, in ever larger pieces."""
+        self.next_character()
+        self.number += 1
         while True:
             try:
-                record, end = _parsed(self._number, self._text, self._at)
+                record, end = _parsed(self.number, self._text, self._at)
             except (ValueError, RecursionError) as error:
                 problem = error
             else:
@@ -142,12 +138,7 @@ class _Text:
                 self._fail_at_element(problem)
             self._fill(max(_CHUNK_BYTES, len(self._text) - self._at))
 
-    def end(self) -> None:
-        found = self._next_character()
-        if found:
-            self._fail(f"something follows the array: {found!r}")
-
-    def _next_character(self) -> str:
+    def next_character(self) -> str:
         """The next character that is not white space, without going over it; empty at the end."""
         while True:
             while self._at < len(self._text):
@@ -164,7 +155,7 @@ class _Text:
         try:
             more = self._decoder.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
-            self._fail(f"after record {max(self._number - 1, 0):,} it is not UTF-8: {error.reason}")
+            self.fail(f"after record {max(self.number - 1, 0):,} it is not UTF-8: {error.reason}")
         self._text = self._text[self._at :] + more
         self._at = 0
 
@@ -173,9 +164,9 @@ class _Text:
         reason = "is cut short or no JSON" if self._ended else longer
         message = problem.msg if isinstance(problem, json.JSONDecodeError) else str(problem)
         shown = self._text[self._at : self._at + 60]
-        self._fail(f"record {self._number:,} {reason}: {message}; it begins with {shown!r}")
+        self.fail(f"record {self.number:,} {reason}: {message}; it begins with {shown!r}")
 
-    def _fail(self, message: str) -> NoReturn:
+    def fail(self, message: str) -> NoReturn:
         raise DataError(f"{self._source}: {message}")
 
 
