@@ -183,21 +183,18 @@ class _Twice(dict[str, Any]):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _TwiceError(_named_twice(pairs))
+        counts = Counter(name for name, _ in pairs)
+        raise _TwiceError(f"names {next(name for name, count in counts.items() if count > 1)!r} twice")
     return found
 
 
 def _marked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    try:
+        return _object(pairs)
+    except _TwiceError as error:
         found = _Twice(pairs)
-        found.problem = _named_twice(pairs)
-    return found
-
-
-def _named_twice(pairs: list[tuple[str, Any]]) -> str:
-    counts = Counter(name for name, _ in pairs)
-    return f"names {next(name for name, count in counts.items() if count > 1)!r} twice"
+        found.problem = str(error)
+        return found
 
 
 def _no_constant(name: str) -> NoReturn:
