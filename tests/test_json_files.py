@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from etl.errors import ConfigError, DataError
 from etl.extractors.files import FilesExtractor
-from etl.files.json_columns import flattened
-from etl.files.json_records import json_array, json_lines
+from etl.files.json_columns import JsonTable, flattened
+from etl.files.json_records import Record, json_array, json_lines
 from etl.ledger import Account
 from tests.files import JSON_ARRAY, JSON_LINES, RECORDS, Dribble, Put, lines
 from tests.reading import frame_of, rejects_of, rows_of, types_of
@@ -219,6 +219,18 @@ def test_records_do_not_depend_on_how_the_bytes_arrive(records: list[Any], sizes
         assert [record.document for record in json_array(Dribble(array, sizes), 1 << 20, "x")] == records
     text = b"\n".join(json.dumps(record).encode() for record in records)
     assert [record.document for record in json_lines(Dribble(text, sizes), 1 << 20)] == records
+
+
+def test_a_document_nested_too_deeply_to_be_flattened_costs_its_record_alone() -> None:
+    """Since Python 3.12 the parser goes deeper than Python code may."""
+    document: dict[str, Any] = {}
+    for _ in range(5_000):
+        document = {"a": document}
+    account = Account("test")
+    records = [Record(1, '{"id":1}', {"id": 1}), Record(2, "deep", document)]
+    _, tables = JsonTable((), {}, account, "x").tables(records, None)
+    assert [table.num_rows for table in tables] == [1]
+    assert [(reject.row, reject.rule) for reject in account.take_rejects()] == [(2, "nested too deeply")]
 
 
 def test_names_that_are_data_make_no_columns(put: Put) -> None:

@@ -156,6 +156,8 @@ class JsonTable:
         """The values of a record by their paths; or none, and what is wrong with it."""
         try:
             return flattened(record.document or {}, self._whole), record.problem
+        except RecursionError:
+            return {}, "nested too deeply"
         except ValueError as error:
             return {}, str(error)
 
