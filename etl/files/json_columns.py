@@ -94,9 +94,10 @@ class JsonTable:
         for record in sample:
             row, _ = self._row(record)
             for name, value in row.items():
-                kind = kinds.setdefault(name, Told(name, self._types.of_class))
+                if name not in kinds:
+                    kinds[name] = Told(name, self._types.of_class)
                 if name not in self._declared:
-                    kind.see(value, record.number)
+                    kinds[name].see(value, record.number)
         if len(kinds) > _MOST_COLUMNS and not self._names:
             latest = _shown(next(reversed(kinds)))
             raise DataError(
