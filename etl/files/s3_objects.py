@@ -141,13 +141,11 @@ def find_objects(pattern: str, region: str | None) -> list[S3File]:
 
 def _object(bucket: str, key: str, region: str | None) -> S3File:
     uri = f"{S3_SCHEME}{bucket}/{key}"
-    with s3_errors("s3:GetObject", uri):
-        try:
+    try:
+        with s3_errors("s3:GetObject", uri):
             head = client_for(region).head_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                raise SourceError(f"there is no object {uri}, or no such bucket; check path") from error
-            raise
+    except Missing as error:
+        raise SourceError(f"there is no object {uri}, or no such bucket; check path") from error
     return S3File(bucket, key, head["ContentLength"], head["ETag"], region)
 
 
