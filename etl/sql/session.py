@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -21,11 +21,13 @@ from etl.redact import redact
 from etl.sql.dialect import Dialect, given
 from etl.sql.forms import text_or_not
 from etl.sql.mysql import MySql
-from etl.sql.options import SqlOptions
 from etl.sql.postgres import PostgreSql
 from etl.sql.reader import Result
 from etl.sql.sqlite import SQLite
 from etl.steps import did_you_mean
+
+if TYPE_CHECKING:
+    from etl.extractors.sql import SqlExtractor
 
 _SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
 _SQLITE_WAIT_S = 10
@@ -42,7 +44,7 @@ class Range(NamedTuple):
 
 
 @contextmanager
-def open_session(options: SqlOptions) -> Iterator[Session]:
+def open_session(options: SqlExtractor) -> Iterator[Session]:
     """Connect, for reading only. Raises SourceError, AccessError, ConfigError, DataError or RetryLater, also later."""
     dialect = _DIALECTS[options.database]
     with _translated(options, dialect), _engine(options, dialect).connect() as connection:
@@ -52,7 +54,7 @@ def open_session(options: SqlOptions) -> Iterator[Session]:
 class Session:
     """Executes one statement, in a transaction that reads only and sees one state of the database."""
 
-    def __init__(self, connection: sa.Connection, dialect: Dialect, options: SqlOptions) -> None:
+    def __init__(self, connection: sa.Connection, dialect: Dialect, options: SqlExtractor) -> None:
         self._connection = connection
         self._dialect = dialect
         self._options = options
@@ -150,7 +152,7 @@ class Session:
                     raise ConfigError(f"{option}: {options.uri} has no column {name!r}{did_you_mean(name, known)}")
 
 
-def _engine(options: SqlOptions, dialect: Dialect) -> sa.Engine:
+def _engine(options: SqlExtractor, dialect: Dialect) -> sa.Engine:
     url = options.address
     common: dict[str, Any] = {"poolclass": sa.NullPool, "hide_parameters": True}
     if options.database == "sqlite":
@@ -172,7 +174,7 @@ def _sqlite(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _bound(options: SqlOptions) -> sa.TextClause:
+def _bound(options: SqlExtractor) -> sa.TextClause:
     """The query with its parameters. They have no type of ours: the database takes them as what they stand beside."""
     untyped = sa.types.NullType()
     query = (options.query or "").strip().removesuffix(";") + "\n"  # lest a comment at its end reach further
@@ -207,7 +209,7 @@ def _tables(inspector: sa.Inspector, schema: str | None) -> Sequence[str]:
 
 
 @contextmanager
-def _translated(options: SqlOptions, dialect: Dialect) -> Iterator[None]:
+def _translated(options: SqlExtractor, dialect: Dialect) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
@@ -222,12 +224,12 @@ def _translated(options: SqlOptions, dialect: Dialect) -> Iterator[None]:
         raise ConfigError(f"{options.uri}: url has an option that the driver does not know: {error}") from error
 
 
-def _explained(options: SqlOptions, dialect: Dialect, error: BaseException) -> EtlError:
+def _explained(options: SqlExtractor, dialect: Dialect, error: BaseException) -> EtlError:
     kind, remedy = dialect.explain(error)
     return kind(f"{options.uri}: {remedy} ({_hushed(error, options)})")
 
 
-def _hushed(error: BaseException, options: SqlOptions) -> str:
+def _hushed(error: BaseException, options: SqlExtractor) -> str:
     """The first line of what the driver says, without any secret of the url."""
     said = error.args[1] if len(error.args) > 1 and isinstance(error.args[0], int) else error
     text = (str(said).strip().splitlines() or [type(error).__name__])[0]
