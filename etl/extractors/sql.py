@@ -32,7 +32,6 @@ _DATABASES = {
     "mariadb+pymysql": "mysql",
     "sqlite": "sqlite",
 }
-_SCHEMES = "postgresql://, mysql://, mariadb:// or sqlite:///"
 _EXAMPLE = "postgresql://user:password@host:5432/database"
 _FETCH_ROWS = 8_192  # a part of a large batch, lest its rows be in memory twice
 
@@ -70,7 +69,7 @@ class SqlExtractor(Extractor):
         except (sa.exc.ArgumentError, ValueError):
             raise ValueError(f"should be like {_EXAMPLE}, an @ in the password written as %40") from None
         if url.drivername not in _DATABASES:
-            raise ValueError(f"should begin with {_SCHEMES}")
+            raise ValueError("should begin with postgresql://, mysql://, mariadb:// or sqlite:///")
         if url.database in (None, "", ":memory:"):
             raise ValueError(f"names no database; write it like {_EXAMPLE}")
         return value

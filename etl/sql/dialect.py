@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from etl.errors import EtlError
+from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater, SourceError
 from etl.tables.forms import Form
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
-
 Explained = tuple[type[EtlError], str]
 
 CONNECT_TIMEOUT_S = 10
-CHANGES_DATA = "it would change data, and this session may only read"
-UNREACHABLE = "cannot reach the database; check host and port in url, and the network"
-LOST = "the connection was lost; nothing of what was read is used; run again"
+
+# what all of them say in the same words
+NOT_LET_IN: Explained = (AccessError, "the database does not let this user in; check user and password in url")
+NOT_ALLOWED: Explained = (AccessError, "this user may not read that; ask for SELECT on it")
+NO_SUCH_DATABASE: Explained = (ConfigError, "check the name of the database in url")
+MISWRITTEN: Explained = (ConfigError, "check table, columns or query")
+CHANGES_DATA: Explained = (ConfigError, "it would change data, and this session may only read")
+NOT_COMPUTABLE: Explained = (DataError, "the query cannot be computed for some row")
+NO_ROOM: Explained = (RetryLater, "the server has no room for this now; run again later")
+UNREACHABLE: Explained = (SourceError, "cannot reach the database; check host and port in url, and the network")
+LOST: Explained = (SourceError, "the connection was lost; nothing of what was read is used; run again")
+REFUSED: Explained = (SourceError, "the database refused")
 
 
 class Dialect(ABC):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
+from etl.sql import dialect as say
 from etl.sql import forms as f
-from etl.sql.dialect import CHANGES_DATA, CONNECT_TIMEOUT_S, LOST, UNREACHABLE, Dialect, Explained, given
+from etl.sql.dialect import CONNECT_TIMEOUT_S, Dialect, Explained, given
 from etl.tables.forms import Form
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class MySql(Dialect):
 
     def explain(self, error: BaseException) -> Explained:
         code = error.args[0] if error.args else None
-        return next((news for codes, news in _MYSQL_CODES if code in codes), (SourceError, "the database refused"))
+        return next((news for codes, news in _MYSQL_CODES if code in codes), say.REFUSED)
 
 
 def _utf8(text: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -103,17 +103,15 @@ _MYSQL = {  # signed, unsigned
     13: (f.INT16, f.INT16),  # YEAR
     16: (f.BITS, f.BITS),
 }
-_NOT_LET_IN: Explained = (AccessError, "the database does not let this user in; check user and password in url")
-_MISWRITTEN: Explained = (ConfigError, "check table, columns or query")
 _MYSQL_CODES: tuple[tuple[tuple[int, ...], Explained], ...] = (
-    ((1045, 1130, 1698, 1820, 1862, 2059, 3118, 4151), _NOT_LET_IN),
-    ((1044, 1142, 1143, 1227, 1370), (AccessError, "this user may not read that; ask for SELECT on it")),
-    ((1049,), (ConfigError, "check the name of the database in url")),
-    ((1052, 1054, 1059, 1060, 1064, 1102, 1103, 1109, 1146, 1248, 1305, 1582), _MISWRITTEN),
-    ((1055, 1056, 1111, 1140, 1222, 1241, 1267), _MISWRITTEN),  # groups, and columns that do not match
-    ((1242, 1690), (DataError, "the query cannot be computed for some row")),
-    ((1792,), (ConfigError, CHANGES_DATA)),
-    ((1040, 1203, 1226, 1205, 1213), (RetryLater, "the server has no room for this now; run again later")),
-    ((2003, 2005), (SourceError, UNREACHABLE)),
-    ((2006, 2013, 2014, 2027, 1053, 1152, 1158, 1159, 1160, 1161, 1317, 1927), (SourceError, LOST)),
+    ((1045, 1130, 1698, 1820, 1862, 2059, 3118, 4151), say.NOT_LET_IN),
+    ((1044, 1142, 1143, 1227, 1370), say.NOT_ALLOWED),
+    ((1049,), say.NO_SUCH_DATABASE),
+    ((1052, 1054, 1059, 1060, 1064, 1102, 1103, 1109, 1146, 1248, 1305, 1582), say.MISWRITTEN),
+    ((1055, 1056, 1111, 1140, 1222, 1241, 1267), say.MISWRITTEN),  # groups, and columns that do not match
+    ((1242, 1690), say.NOT_COMPUTABLE),
+    ((1792,), say.CHANGES_DATA),
+    ((1040, 1203, 1226, 1205, 1213), say.NO_ROOM),
+    ((2003, 2005), say.UNREACHABLE),
+    ((2006, 2013, 2014, 2027, 1053, 1152, 1158, 1159, 1160, 1161, 1317, 1927), say.LOST),
 )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
+from etl.errors import ConfigError, RetryLater, SourceError
+from etl.sql import dialect as say
 from etl.sql import forms as f
-from etl.sql.dialect import CHANGES_DATA, CONNECT_TIMEOUT_S, LOST, UNREACHABLE, Dialect, Explained
+from etl.sql.dialect import CONNECT_TIMEOUT_S, Dialect, Explained
 from etl.tables.forms import Form
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class PostgreSql(Dialect):
         state = getattr(error, "sqlstate", None)
         if state is None:
             said = str(error)
-            return next((news for words, news in _POSTGRES_WORDS if re.search(words, said)), (SourceError, LOST))
-        return _POSTGRES_STATES.get(state) or _POSTGRES_STATES.get(state[:2], (SourceError, "the database refused"))
+            return next((news for words, news in _POSTGRES_WORDS if re.search(words, said)), say.LOST)
+        return _POSTGRES_STATES.get(state) or _POSTGRES_STATES.get(state[:2], say.REFUSED)
 
 
 _USER_TYPES_WITH_ARRAYS = """
@@ -111,26 +112,23 @@ _POSTGRES_WORDS: tuple[tuple[str, Explained], ...] = (
     (
         r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in|role .* does not exist|"
         r"permission denied for database",
-        (AccessError, "the database does not let this user in; check user and password in url"),
+        say.NOT_LET_IN,
     ),
-    (r"database .* does not exist", (ConfigError, "check the name of the database in url")),
+    (r"database .* does not exist", say.NO_SUCH_DATABASE),
     (r"starting up|shutting down|in recovery|too many c|connection slots", (RetryLater, "run again later")),
     (r"invalid connection option|bad value|invalid .* value", (ConfigError, "check the options in url")),
-    (r"connection failed|failed to resolve|timeout expired", (SourceError, UNREACHABLE)),
+    (r"connection failed|failed to resolve|timeout expired", say.UNREACHABLE),
 )
 _POSTGRES_STATES: dict[str, Explained] = {
-    "42501": (AccessError, "this user may not read that; ask for SELECT on it"),
-    "28": (AccessError, "the database does not let this user in; check user and password in url"),
-    "3D": (ConfigError, "check the name of the database in url"),
-    **dict.fromkeys(("0A", "42"), (ConfigError, "check table, columns or query")),
-    "25006": (ConfigError, CHANGES_DATA),
-    "25P03": (SourceError, LOST),
-    **dict.fromkeys(("21", "22"), (DataError, "the query cannot be computed for some row")),
-    "40": (RetryLater, "another session was in the way; run again"),
-    "55": (RetryLater, "another session was in the way; run again"),
-    "53": (RetryLater, "the server has no room for this now; run again later"),
+    "42501": say.NOT_ALLOWED,
+    "28": say.NOT_LET_IN,
+    "3D": say.NO_SUCH_DATABASE,
+    **dict.fromkeys(("0A", "42"), say.MISWRITTEN),
+    "25006": say.CHANGES_DATA,
+    **dict.fromkeys(("21", "22"), say.NOT_COMPUTABLE),
+    **dict.fromkeys(("40", "55"), (RetryLater, "another session was in the way; run again")),
+    "53": say.NO_ROOM,
     "57P03": (RetryLater, "the server is not ready; run again later"),
     "57014": (SourceError, "the server ended the query, for its time limit or by somebody's order"),
-    "57": (SourceError, LOST),
-    "08": (SourceError, LOST),
+    **dict.fromkeys(("25P03", "57", "08"), say.LOST),
 }

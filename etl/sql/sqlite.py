@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy import types as sql
 
 from etl.errors import AccessError, ConfigError, DataError, RetryLater, SourceError
+from etl.sql import dialect as say
 from etl.sql import forms as f
-from etl.sql.dialect import CHANGES_DATA, Dialect, Explained, given
+from etl.sql.dialect import Dialect, Explained, given
 from etl.tables.forms import Form
 
 
@@ -48,10 +49,10 @@ _SQLITE_NAMES: tuple[tuple[str, Explained], ...] = (
     ("SQLITE_CORRUPT", (DataError, "the file is damaged")),
     ("SQLITE_BUSY", (RetryLater, "another program is writing to it; run again later")),
     ("SQLITE_LOCKED", (RetryLater, "another program is writing to it; run again later")),
-    ("SQLITE_READONLY", (ConfigError, CHANGES_DATA)),
+    ("SQLITE_READONLY", say.CHANGES_DATA),
     ("SQLITE_PERM", (AccessError, "this user may not read the file")),
     ("SQLITE_AUTH", (AccessError, "this user may not read the file")),
-    ("SQLITE_ERROR", (ConfigError, "check table, columns or query")),
+    ("SQLITE_ERROR", say.MISWRITTEN),
 )
 
 
