@@ -69,10 +69,6 @@ def _times(texts: Sequence[str | None]) -> pa.Array[Any]:
     return times
 
 
-def _bits(values: Sequence[bytes | None]) -> pa.Array[Any]:
-    return pa.array([None if value is None else int.from_bytes(value, "big") for value in values], pa.uint64())
-
-
 INT16 = from_text("an int16", pa.int16())
 INT32 = from_text("an int32", pa.int32())
 INT64 = from_text("an int64", pa.int64())
@@ -85,7 +81,7 @@ TIME = form("a time of day", pa.time64("us"), str, make=_times)
 TIMESTAMP = form("a timestamp", pa.timestamp("us"), str, make=_since_year_one(pa.timestamp("us")))
 TIMESTAMP_ZONED = form("a timestamp", pa.timestamp("us", "UTC"), str, make=_since_year_one(pa.timestamp("us", "UTC")))
 TIMESTAMP_UTC = form("a timestamp", pa.timestamp("us", "UTC"), str, make=_utc)
-BITS = form("a uint64", pa.uint64(), bytes, make=_bits)
+BITS = form("a uint64", pa.uint64(), bytes, make=written(int.from_bytes, pa.uint64()))
 
 
 def array_form(element: str) -> Form:
@@ -138,11 +134,8 @@ def sqlite_decimal(precision: int | None, scale: int | None) -> Form | None:
     exact = decimal_form(precision or 0, scale or 0)
     if exact is None:
         return None
-    return form(exact.words, exact.arrow, int, float, str, make=_decimals_as(exact.arrow))
-
-
-def _decimals_as(kind: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:
-    return lambda values: pa.array([None if v is None else str(v) for v in values], pa.string()).cast(kind)
+    make = written(str, pa.string())
+    return form(exact.words, exact.arrow, int, float, str, make=lambda values: make(values).cast(exact.arrow))
 
 
 SQLITE_INT64 = form("an int64", pa.int64(), int)

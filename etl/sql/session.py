@@ -15,7 +15,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.sql import quoted_name
 
-from etl.errors import ConfigError, DataError, EtlError
+from etl.errors import ConfigError, DataError
 from etl.ledger import Account
 from etl.redact import redact
 from etl.sql.dialect import Dialect, given
@@ -213,7 +213,9 @@ def _translated(options: SqlExtractor, dialect: Dialect) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        raise _explained(options, dialect, error.orig or error) from error
+        cause = error.orig or error
+        kind, remedy = dialect.explain(cause)
+        raise kind(f"{options.uri}: {remedy} ({_hushed(cause, options)})") from error
     except sa.exc.SQLAlchemyError as error:
         raise ConfigError(f"{options.uri}: {_hushed(error, options)}; check table, columns or query") from error
     except UnicodeDecodeError as error:
@@ -222,11 +224,6 @@ def _translated(options: SqlExtractor, dialect: Dialect) -> Iterator[None]:
         if "keyword argument" not in str(error):
             raise
         raise ConfigError(f"{options.uri}: url has an option that the driver does not know: {error}") from error
-
-
-def _explained(options: SqlExtractor, dialect: Dialect, error: BaseException) -> EtlError:
-    kind, remedy = dialect.explain(error)
-    return kind(f"{options.uri}: {remedy} ({_hushed(error, options)})")
 
 
 def _hushed(error: BaseException, options: SqlExtractor) -> str:
