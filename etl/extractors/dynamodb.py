@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator
+from typing import Any, Self
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from etl.base import Extractor
-from etl.documents.options import DocumentOptions
+from etl.documents.extractor import DocumentExtractor
 from etl.dynamodb.values import attribute_of, plain_item
 from etl.files.json_records import Record
-from etl.ledger import Account
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 
-class DynamoDbExtractor(DocumentOptions, Extractor):
+class DynamoDbExtractor(DocumentExtractor):
     """Scans a table, or queries it for a ``key_condition``; nested attributes become columns, as in JSON files.
 
     Whole numbers become int64, other numbers decimals, exactly; lists and sets become JSON text, and text a time where
@@ -83,34 +78,19 @@ class DynamoDbExtractor(DocumentOptions, Extractor):
         next(pages(client, {**request_of(self, None), "Limit": 1}, self))
         return f"reachable: {self.address}, about {table['ItemCount']:,} items, {table['TableSizeBytes']:,} bytes"
 
-    def splits(self) -> Sequence[Self]:
-        """The segments of a parallel scan, all with the columns of the first items."""
-        if self.split_into == 1 or self._part:
-            return [self]
-        from etl.documents.table import DocumentTable
+    def parts(self) -> list[tuple[int, int]]:
+        """The segments of a parallel scan: which, of how many."""
+        return [(number, self.split_into) for number in range(self.split_into)]
 
-        with self.blamed():
-            columns = DocumentTable(self, Account("shape")).columns(self._documents(1))
-        return [self.only((number, self.split_into), columns) for number in range(self.split_into)]
-
-    def read(self, account: Account) -> Iterator[DataFrame]:
-        from etl.documents.table import DocumentTable
-
-        first = account.next_row
-        yield from DocumentTable(self, account).frames(self._documents(first), self._columns, self.batch_rows)
-
-    def _documents(self, first: int) -> Iterator[Record]:
-        """The items, numbered from ``first``."""
+    def documents(self, first: int) -> Iterator[Record]:
         from etl.dynamodb.client import make_client
         from etl.dynamodb.requests import described, pages, request_of, since_of
 
         client = make_client(self.region)
-        needs_keys = not self.columns or (self.key_condition and self._since is not None)
+        needs_keys = not self.columns or (self.key_condition and self._since)
         table = described(client, self) if needs_keys else {}
         key = {part["AttributeName"]: place for place, part in enumerate(table.get("KeySchema", ()))}
-        since = None
-        if self.incremental and self._since is not None:
-            since = since_of(self, table, self.incremental.column, self._since)
+        since = since_of(self, table, *self._since) if self._since else None
         number = first
         for page in pages(client, request_of(self, self._part, since), self):
             size = int(page["ResponseMetadata"]["HTTPHeaders"].get("content-length", 0)) // max(page["Count"], 1)

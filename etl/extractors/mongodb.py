@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pymongo  # noqa: F401  (before bson, which it brings: what is missing is then called by the name to install)
 from bson.errors import BSONError
 from pydantic import Field, SecretStr, field_validator
 
-from etl.base import Extractor
-from etl.documents.options import DocumentOptions
+from etl.documents.extractor import DocumentExtractor
 from etl.files.json_records import Record
-from etl.ledger import Account
 from etl.mongodb.client import check_uri, connected, hosts_of, kind_of
 from etl.mongodb.values import CODEC, from_toml, plain
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
     from pymongo.collection import Collection
 
     from etl.mongodb.reading import Condition
 
 
-class MongoExtractor(DocumentOptions, Extractor):
+class MongoExtractor(DocumentExtractor):
     """Reads the documents of a collection in the order of ``_id``; nested fields become columns, as in JSON files.
 
     ObjectIds and UUIDs become text, dates timestamps in UTC, integers int64, Decimal128 decimals, arrays JSON text.
@@ -78,43 +75,14 @@ class MongoExtractor(DocumentOptions, Extractor):
             collection.find_one(self._condition())
             return f"reachable: {self.address}, about {collection.estimated_document_count():,} documents"
 
-    def splits(self) -> Sequence[Self]:
-        """Ranges of ``_id`` with about as many documents each, all with the columns of the first documents."""
-        if self.split_into == 1 or self._part:
-            return [self]
-        from etl.documents.table import DocumentTable
+    def parts(self) -> list[list[Condition]]:
+        """Ranges of ``_id`` with about as many documents each."""
         from etl.mongodb.reading import edges, ranges
 
-        with self.blamed():
-            with self._opened() as (collection, _):
-                parts = ranges(edges(collection, self._condition(), self.split_into))
-            if len(parts) == 1:
-                return [self]
-            columns = DocumentTable(self, Account("shape")).columns(self._documents(1))
-        return [self.only(part, columns) for part in parts]
+        with self._opened() as (collection, _):
+            return ranges(edges(collection, self._condition(), self.split_into))
 
-    def read(self, account: Account) -> Iterator[DataFrame]:
-        from etl.documents.table import DocumentTable
-
-        first = account.next_row
-        yield from DocumentTable(self, account).frames(self._documents(first), self._columns, self.batch_rows)
-
-    @contextmanager
-    def _opened(self) -> Iterator[tuple[Collection[dict[str, Any]], bool]]:
-        """The collection, and whether its ``_id`` are unique, as they need not be in a view."""
-        with connected(self.uri.get_secret_value(), self.address) as client:
-            kind = kind_of(client, self.database, self.collection, self.address)
-            yield client[self.database].get_collection(self.collection, CODEC), kind == "collection"
-
-    def _condition(self) -> Condition:
-        """Which documents to read: those of the filter, of this split, and what is new."""
-        from etl.mongodb.reading import all_of, not_less
-
-        new = not_less(self.incremental.column, self._since) if self.incremental and self._since is not None else {}
-        return all_of([from_toml(self.filter), new, *(self._part or ())])
-
-    def _documents(self, first: int) -> Iterator[Record]:
-        """The documents, numbered from ``first``."""
+    def documents(self, first: int) -> Iterator[Record]:
         from etl.mongodb.reading import read
 
         fields = {name: wanted for name, wanted in self.projection.items() if name != "_id" or wanted}
@@ -129,3 +97,17 @@ class MongoExtractor(DocumentOptions, Extractor):
                 if not with_id:
                     document.pop("_id", None)
                 yield Record(number, "", document, size=size)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Collection[dict[str, Any]], bool]]:
+        """The collection, and whether its ``_id`` are unique, as they need not be in a view."""
+        with connected(self.uri.get_secret_value(), self.address) as client:
+            kind = kind_of(client, self.database, self.collection, self.address)
+            yield client[self.database].get_collection(self.collection, CODEC), kind == "collection"
+
+    def _condition(self) -> Condition:
+        """Which documents to read: those of the filter, of this split, and what is new."""
+        from etl.mongodb.reading import all_of, not_less
+
+        new = not_less(*self._since) if self._since else {}
+        return all_of([from_toml(self.filter), new, *(self._part or ())])

@@ -1,17 +1,24 @@
-"""What the sources of documents share: which columns to make of them, and how a part of them is read."""
+"""What the sources of documents share: which columns to make of them, and how they are split and read."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, Self
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, PrivateAttr, model_validator
 
+from etl.base import Extractor
 from etl.incremental.options import Cursor, IncrementalOption
-from etl.options import Options
+from etl.ledger import Account
 from etl.run import Source
 from etl.steps import did_you_mean
 from etl.tables.schema import known_type
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from etl.documents.table import Document
 
 _TYPES = ("text", "bool", "int16", "int32", "int64", "float64", "binary", "json")
 
@@ -34,8 +41,8 @@ DocumentType = Annotated[
 ]
 
 
-class DocumentOptions(Options):
-    """What is the same for all sources that hold documents."""
+class DocumentExtractor(Extractor):
+    """An extractor of documents. MUST write ``address``, ``documents`` and ``parts``."""
 
     columns: dict[str, DocumentType] = Field(
         default={},
@@ -60,17 +67,42 @@ class DocumentOptions(Options):
     def address(self) -> str:
         """What is read, without secrets."""
 
+    @abstractmethod
+    def documents(self, first: int) -> Iterator[Document]:
+        """Those of ``_part``, if there is one, and ``_since``, numbered from ``first``."""
+
+    @abstractmethod
+    def parts(self) -> Sequence[Any]:
+        """What the splits read, each a ``_part``: ``split_into`` of them, or fewer."""
+
     def inspect(self) -> Source:
         """Say what will be read. Whether it has changed cannot be told without reading it."""
         return Source(self.address)
+
+    def splits(self) -> Sequence[Self]:
+        """Independent parts, all with the columns of the first documents."""
+        if self.split_into == 1 or self._part:
+            return [self]
+        from etl.documents.table import columns_of
+
+        with self.blamed():
+            parts = self.parts()
+            if len(parts) == 1:
+                return [self]
+            columns = columns_of(self)
+        return [self._only(part, columns) for part in parts]
 
     def since(self, value: Cursor) -> Self:
         copy = self.model_copy(update={"allow_empty": True})
         copy._since = value
         return copy
 
-    def only(self, part: Any, columns: Any) -> Self:
-        """The split that reads this part, with the columns that all splits have."""
+    def read(self, account: Account) -> Iterator[DataFrame]:
+        from etl.documents.table import frames_of
+
+        return frames_of(self, account, self._columns)
+
+    def _only(self, part: Any, columns: Any) -> Self:
         split = self.model_copy()
         split._part = part
         split._columns = columns
