@@ -100,10 +100,10 @@ def _leave_items_as_they_are(response_dict: Any, customized_response_dict: dict[
         response_dict["body"] = json.dumps(page).encode()
 
 
-def patiently(ask: Callable[[], Any], patience_s: float) -> Any:
+def patiently(ask: Callable[[], Any], action: str, target: str, patience_s: float) -> Any:
     """The reply to a request, which is made again while DynamoDB throttles or is not reached.
 
-    ``patience_s``: how long throttling is endured.
+    ``action``, ``target``: as for ``dynamodb_errors``. ``patience_s``: how long throttling is endured.
     """
     deadline = time.monotonic() + patience_s
     attempt = failures = 0
@@ -111,7 +111,8 @@ def patiently(ask: Callable[[], Any], patience_s: float) -> Any:
         attempt += 1
         pause_s = min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311  (jitter)
         try:
-            return ask()
+            with dynamodb_errors(action, target):
+                return ask()
         except Throttled:
             if time.monotonic() + pause_s > deadline:
                 raise

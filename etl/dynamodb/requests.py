@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etl.dynamodb.client import Unanswered, dynamodb_errors, patiently
+from etl.dynamodb.client import Unanswered, patiently
 from etl.dynamodb.values import attribute_of, bound_of
 from etl.errors import SourceError
 
@@ -93,10 +93,11 @@ def _projected(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def pages(client: DynamoDBClient, request: Request, asked: DynamoDbExtractor) -> Iterator[Mapping[str, Any]]:
     """Yield the replies, of at most 1 MB each. One that was lost is asked for again, from the same key on."""
-    action = "Query" if "KeyConditionExpression" in request else "Scan"
-    ask: Callable[..., Any] = client.query if action == "Query" else client.scan
+    is_query = "KeyConditionExpression" in request
+    ask: Callable[..., Any] = client.query if is_query else client.scan
+    action, target = f"dynamodb:{'Query' if is_query else 'Scan'}", asked.address
     while True:
-        page = patiently(partial(_page, ask, request, f"dynamodb:{action}", asked.address), asked.patience_s)
+        page = patiently(partial(_page, ask, request, f"{action} on {target}"), action, target, asked.patience_s)
         yield page
         end = page.get("LastEvaluatedKey")
         if not end:
@@ -106,20 +107,15 @@ def pages(client: DynamoDBClient, request: Request, asked: DynamoDbExtractor) ->
         request = {**request, "ExclusiveStartKey": end}
 
 
-def _page(ask: Callable[..., Any], request: Request, action: str, target: str) -> Mapping[str, Any]:
-    with dynamodb_errors(action, target):
-        page: Mapping[str, Any] = ask(**request)
+def _page(ask: Callable[..., Any], request: Request, what: str) -> Mapping[str, Any]:
+    page: Mapping[str, Any] = ask(**request)
     if len(page.get("Items", ())) != page.get("Count"):
-        raise Unanswered(f"{action} on {target}: a page did not have as many items as it said")
+        raise Unanswered(f"{what}: a page did not have as many items as it said")
     return page
 
 
 def described(client: DynamoDBClient, asked: DynamoDbExtractor) -> Mapping[str, Any]:
     """What DynamoDB says about a table: its key, its size, its state."""
-
-    def ask() -> Mapping[str, Any]:
-        with dynamodb_errors("dynamodb:DescribeTable", asked.address):
-            return client.describe_table(TableName=asked.table)["Table"]
-
-    found: Mapping[str, Any] = patiently(ask, asked.patience_s)
-    return found
+    ask = partial(client.describe_table, TableName=asked.table)
+    table: Mapping[str, Any] = patiently(ask, "dynamodb:DescribeTable", asked.address, asked.patience_s)["Table"]
+    return table

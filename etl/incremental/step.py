@@ -15,15 +15,7 @@ from etl.base import Extractor, Loader, Transformer
 from etl.errors import ConfigError, DataError
 from etl.incremental.options import NEEDS_APPEND, NO_CURSOR_RULE, Cursor, Incremental, incremental_of
 from etl.incremental.state import Reached, digests
-from etl.incremental.values import (
-    at_least,
-    at_most,
-    cursor_values,
-    fitted,
-    greatest,
-    kind_of,
-    not_later_than,
-)
+from etl.incremental.values import cursor_values, fitted, greatest, kind_of, not_later_than
 from etl.ledger import Account
 from etl.run import Live, Run
 from etl.tables.arrow import Values, array_of, check_columns, pc, rows_where
@@ -111,7 +103,7 @@ class NewRows(Transformer):
             return batch
         window.fit(values)
         if window.first is not None:
-            wanted = at_least(values, window.first)
+            wanted = pc.greater_equal(values, window.first)
             account.drop(rows_where(pc.invert(wanted), batch.index), f"{column} is before {window.first}")
             values = pc.if_else(wanted, values, None)
         account.drop(batch.index[window.known(batch, values)], "read by an earlier run")
@@ -216,7 +208,7 @@ class _Window:
         """Positions of the rows that earlier runs have seen, each as many times as they have."""
         if self.reached is None:
             return []
-        old = pc.fill_null(at_most(rows["cursor"], self.reached.latest), False)
+        old = pc.fill_null(pc.less_equal(rows["cursor"], self.reached.latest), False)
         positions = pc.indices_nonzero(old)
         found = digests(rows.take(positions).columns[1:])
         return [place for place, digest in zip(positions.to_pylist(), found, strict=True) if self._was_seen(digest)]
@@ -238,7 +230,7 @@ class _Window:
 
     def _remember(self, rows: pa.Table) -> None:
         both = rows if self.rows is None else pa.concat_tables([self.rows, rows], promote_options="permissive")
-        window = both.filter(at_least(both["cursor"], self._low()))
+        window = both.filter(pc.greater_equal(both["cursor"], self._low()))
         most = self.options.max_window_rows
         if window.num_rows > most:
             window = window.sort_by([("cursor", "descending")])

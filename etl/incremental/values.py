@@ -67,18 +67,8 @@ def microseconds(times: Values) -> Values:
 
 def greatest(values: Values) -> Cursor | None:
     """The greatest value; None if there is none. Text goes by its characters, whatever the database's language is."""
-    value: Cursor | None = _in_utc(pc.max(values).as_py())
-    return value
-
-
-def at_least(values: Values, value: Cursor) -> Values:
-    """Mask of the values that are ``value`` or more; null where they are null."""
-    return pc.greater_equal(values, pa.scalar(value))
-
-
-def at_most(values: Values, value: Cursor) -> Values:
-    """Mask of the values that are ``value`` or less; null where they are null."""
-    return pc.less_equal(values, pa.scalar(value))
+    value: Cursor | None = pc.max(values).as_py()
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
 
 
 def fitted(value: Cursor, values: Values) -> Cursor:
@@ -100,10 +90,6 @@ def fitted(value: Cursor, values: Values) -> Cursor:
             "where the runs so far have ended; cast the column, or mend start (a time has no quotes)"
         )
     return value
-
-
-def _in_utc(value: Any) -> Any:
-    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
 
 
 def kind_of(value: Cursor) -> str:
