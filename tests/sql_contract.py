@@ -160,9 +160,17 @@ class SqlContract(OnDatabase, ExtractorContract):
 
 
 class ServerContract(SqlContract):
-    """What needs a server."""
+    """What needs a server. Its fixture ``_database`` is that of ``tests.databases``."""
 
     server: Server
+
+    @pytest.fixture(autouse=True)
+    def _tables(self, _database: None) -> None:
+        self.run(
+            "DROP TABLE IF EXISTS sets CASCADE",
+            "CREATE TABLE sets (id INTEGER PRIMARY KEY, n INTEGER, name VARCHAR(20))",
+            INSERT_SETS,
+        )
 
     def test_no_secret_is_shown(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)

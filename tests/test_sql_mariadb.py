@@ -12,21 +12,14 @@ import pytest
 pytest.importorskip("tests.sql_contract", reason="this needs SQLAlchemy, psycopg[binary] and PyMySQL[rsa]")
 
 from etl.errors import AccessError, ConfigError, DataError, SourceError
-from tests.databases import PASSWORD, Server
+from tests.databases import PASSWORD, OnMariaDb
 from tests.reading import frame_of, rejects_of, rows_of, types_of
-from tests.sql_contract import INSERT_SETS, ServerContract
+from tests.sql_contract import ServerContract
 
 
-class TestMariaDb(ServerContract):
+class TestMariaDb(OnMariaDb, ServerContract):
     quote = "`"
     without_rows = "DO 1"
-
-    @pytest.fixture(autouse=True)
-    def _tables(self, mariadb: Server) -> None:
-        self.server = mariadb
-        self.run(
-            "DROP TABLE IF EXISTS sets", "CREATE TABLE sets (id int primary key, n int, name varchar(20))", INSERT_SETS
-        )
 
     def create_user(self, name: str) -> None:
         self.run(

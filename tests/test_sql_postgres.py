@@ -23,20 +23,13 @@ from etl.ledger import Account
 from etl.loaders.s3 import S3Loader
 from main import Pipeline
 from tests.conftest import Bucket
-from tests.databases import PASSWORD, Server
+from tests.databases import PASSWORD, OnPostgres
 from tests.reading import frame_of, rejects_of, rows_of, types_of
-from tests.sql_contract import INSERT_SETS, ServerContract
+from tests.sql_contract import ServerContract
 
 
-class TestPostgres(ServerContract):
+class TestPostgres(OnPostgres, ServerContract):
     without_rows = "SET search_path TO public"
-
-    @pytest.fixture(autouse=True)
-    def _tables(self, postgres: Server) -> None:
-        self.server = postgres
-        self.run(
-            "DROP TABLE IF EXISTS sets CASCADE", "CREATE TABLE sets (id int, n int, name varchar(20))", INSERT_SETS
-        )
 
     def create_user(self, name: str) -> None:
         self.run(f"DROP ROLE IF EXISTS {name}", f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")

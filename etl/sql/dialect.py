@@ -40,6 +40,10 @@ class Dialect(ABC):
     driver: str
     package: str
 
+    def engine(self, url: URL, **options: Any) -> sa.Engine:
+        """What connects. Raises ModuleNotFoundError if the driver is missing."""
+        return sa.create_engine(url.set(drivername=self.driver), connect_args=self.connect_args(url), **options)
+
     def connect_args(self, url: URL) -> dict[str, Any]:
         """What the driver needs beyond the url."""
         return {}

@@ -84,9 +84,8 @@ TIMESTAMP_UTC = form("a timestamp", pa.timestamp("us", "UTC"), str, make=_utc)
 BITS = form("a uint64", pa.uint64(), bytes, make=written(int.from_bytes, pa.uint64()))
 
 
-def array_form(element: str) -> Form:
-    """Arrays as JSON text. ``element``: number, bool, json or text, how the text of an element becomes JSON."""
-    write = _ELEMENTS[element]
+def _arrays_of(write: Callable[[Any], str]) -> Form:
+    """Arrays as JSON text. ``write``: how the text of an element becomes JSON."""
     return form("an array", pa.string(), list, make=written(lambda value: _json_array(value, write), pa.string()))
 
 
@@ -101,54 +100,11 @@ def _json_string(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-_ELEMENTS: dict[str, Callable[[Any], str]] = {
-    "number": lambda text: text if _JSON_NUMBER.fullmatch(text) else _json_string(text),  # NaN is no number in JSON
-    "bool": lambda text: "true" if text == "t" else "false",
-    "json": str,
-    "text": _json_string,
-}
+def _json_number(text: str) -> str:
+    return text if _JSON_NUMBER.fullmatch(text) else _json_string(text)  # NaN is no number in JSON
 
 
-# -- SQLite, whose values have types of their own -----------------------------------------------------------------
-
-
-class NotText(bytes):
-    """Text that is not UTF-8. It fits no type, which costs its row and not the run."""
-
-
-def text_or_not(data: bytes) -> str | NotText:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return NotText(data)
-
-
-def _small_bools(values: Sequence[int | None]) -> pa.Array[Any]:
-    if not set(values) <= {0, 1, None}:
-        raise ValueError("neither 0 nor 1")
-    return pa.array([None if value is None else value == 1 for value in values], pa.bool_())
-
-
-def sqlite_decimal(precision: int | None, scale: int | None) -> Form | None:
-    """None if only the values tell what is in the column. SQLite keeps 19.90 as the float 19.9."""
-    exact = decimal_form(precision or 0, scale or 0)
-    if exact is None:
-        return None
-    make = written(str, pa.string())
-    return form(exact.words, exact.arrow, int, float, str, make=lambda values: make(values).cast(exact.arrow))
-
-
-SQLITE_INT64 = form("an int64", pa.int64(), int)
-SQLITE_FLOAT64 = form("a float64", pa.float64(), float, int)
-SQLITE_BOOL = form("true or false", pa.bool_(), int, make=_small_bools)
-
-
-def told_by(name: str, values: Sequence[Any]) -> Form:
-    """The form of a column that no catalogue declares. Raises ValueError if these values disagree."""
-    kinds = set(map(type, values)) - {type(None), NotText}
-    if len(kinds) > 1 and kinds != {int, float}:
-        found = " and ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(f"{name!r} holds values of several types ({found})")
-    if float in kinds:
-        return SQLITE_FLOAT64
-    return {int: SQLITE_INT64, bytes: BYTES}.get(next(iter(kinds), str), TEXT)
+NUMBERS = _arrays_of(_json_number)
+BOOLS = _arrays_of(lambda text: "true" if text == "t" else "false")
+JSONS = _arrays_of(str)
+TEXTS = _arrays_of(_json_string)

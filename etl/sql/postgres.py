@@ -66,7 +66,7 @@ class PostgreSql(Dialect):
             if known is None:
                 return f.OTHER
             if known.array_oid == column.type_code:
-                return f.array_form(_ELEMENTS.get(known.name, "text"))
+                return _ARRAYS.get(known.name, f.TEXTS)
             if known.name == "numeric":
                 return f.decimal_form(column.precision or 0, column.scale or 0) or f.OTHER
             return _POSTGRES.get(known.name, f.OTHER)
@@ -103,10 +103,10 @@ _POSTGRES = {
     "bytea": f.BYTES,
     **dict.fromkeys(("text", "varchar", "bpchar", "name"), f.TEXT),
 }
-_ELEMENTS = {
-    **dict.fromkeys(("int2", "int4", "int8", "oid", "float4", "float8", "numeric"), "number"),
-    **dict.fromkeys(("json", "jsonb"), "json"),
-    "bool": "bool",
+_ARRAYS = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid", "float4", "float8", "numeric"), f.NUMBERS),
+    **dict.fromkeys(("json", "jsonb"), f.JSONS),
+    "bool": f.BOOLS,
 }
 _POSTGRES_WORDS: tuple[tuple[str, Explained], ...] = (
     (

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
-from etl.sql.forms import OTHER, told_by
+from etl.sql.forms import OTHER
+from etl.sql.sqlite import told_by
 from etl.steps import did_you_mean
 from etl.tables.numbered import with_numbers
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -19,7 +17,6 @@ from etl.errors import ConfigError, DataError
 from etl.ledger import Account
 from etl.redact import redact
 from etl.sql.dialect import Dialect, given
-from etl.sql.forms import text_or_not
 from etl.sql.mysql import MySql
 from etl.sql.postgres import PostgreSql
 from etl.sql.reader import Result
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from etl.extractors.sql import SqlExtractor
 
 _SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)
-_SQLITE_WAIT_S = 10
 _DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSql(), "mysql": MySql(), "sqlite": SQLite()}
 
 
@@ -153,25 +149,12 @@ class Session:
 
 
 def _engine(options: SqlExtractor, dialect: Dialect) -> sa.Engine:
-    url = options.address
-    common: dict[str, Any] = {"poolclass": sa.NullPool, "hide_parameters": True}
-    if options.database == "sqlite":
-        return sa.create_engine("sqlite://", creator=lambda: _sqlite(url.database or ""), **common)
     try:
-        connect_args = dialect.connect_args(url)
-        return sa.create_engine(url.set(drivername=dialect.driver), connect_args=connect_args, **common)
+        return dialect.engine(options.address, poolclass=sa.NullPool, hide_parameters=True)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"reading {options.database} needs {dialect.package}: pip install '{dialect.package}'"
         ) from error
-
-
-def _sqlite(path: str) -> sqlite3.Connection:
-    """Open a database file for reading only, which also keeps SQLite from making a new one."""
-    address = f"file:{quote(path)}?mode=ro"
-    connection = sqlite3.connect(address, uri=True, timeout=_SQLITE_WAIT_S, check_same_thread=False)
-    connection.text_factory = text_or_not
-    return connection
 
 
 def _bound(options: SqlExtractor) -> sa.TextClause:
