@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,9 +15,11 @@ from botocore.config import Config
 
 from etl.errors import AccessError, ConfigError, EtlError
 
+Meaning = tuple[type[Exception], type[EtlError], str]  # of an exception: our error, and what to do
+
 _LOG_IN = "the AWS login is missing or has expired; run `aws sso login`"
 
-SIGN_IN_ERRORS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
+_SIGN_IN_ERRORS: tuple[Meaning, ...] = (
     (aws.NoCredentialsError, AccessError, "no AWS credentials found; set AWS_PROFILE or the AWS_* keys in .env"),
     (aws.PartialCredentialsError, AccessError, "the AWS credentials are incomplete"),
     (aws.CredentialRetrievalError, AccessError, "the AWS credentials could not be fetched; log in again"),
@@ -41,6 +45,30 @@ def aws_client(service: str, region: str | None, config: Config) -> Any:
         return session.client(service, region_name=region, config=config)
     except ValueError as error:
         raise ConfigError(f"cannot talk to {service}: {error}; check AWS_ENDPOINT_URL and the region") from error
+
+
+@contextmanager
+def aws_errors(
+    action: str,
+    target: str,
+    explained: Callable[[Mapping[str, Any]], tuple[type[EtlError], str]],
+    exceptions: Sequence[Meaning],
+) -> Iterator[None]:
+    """Translate botocore's errors. ``action``: the permission it takes; ``target``: what errors call the place.
+
+    ``explained``: what a reply that is an error means; ``exceptions``: what others do, apart from those of signing in.
+    """
+    known = (*_SIGN_IN_ERRORS, *exceptions)
+    try:
+        yield
+    except aws.ClientError as error:
+        kind, news = explained(error.response)
+        raise kind(f"{action} on {target}: {news}") from error
+    except tuple(foreign for foreign, _, _ in known) as error:
+        ours, remedy = next((ours, remedy) for foreign, ours, remedy in known if isinstance(error, foreign))
+        raise ours(f"{action} on {target}: {remedy} ({error})") from error
+    except aws.BotoCoreError as error:
+        raise EtlError(f"{action} on {target}: {error}") from error
 
 
 @cache

@@ -6,15 +6,14 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions as aws
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
-from etl.aws import SIGN_IN_ERRORS, aws_client
+from etl.aws import Meaning, aws_client, aws_errors
 from etl.errors import AccessError, ConfigError, EtlError, RetryLater, SourceError
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ _CODES: dict[str, tuple[type[EtlError], str]] = {
     **dict.fromkeys(("InternalServerError", "InternalFailure"), (Unanswered, "DynamoDB had an internal error")),
     **dict.fromkeys(("ServiceUnavailable", "500", "502", "503", "504"), (Unanswered, "DynamoDB is unavailable")),
 }
-_EXCEPTIONS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
-    *SIGN_IN_ERRORS,
+_EXCEPTIONS: tuple[Meaning, ...] = (
     (aws.ParamValidationError, ConfigError, "DynamoDB would not accept these options"),
     (aws.SSLError, SourceError, "TLS failed; check this machine's clock, the proxy and AWS_CA_BUNDLE"),
     (aws.EndpointConnectionError, Unanswered, "cannot reach DynamoDB; check the network, region and AWS_ENDPOINT_URL"),
@@ -82,7 +80,7 @@ def make_client(region: str | None) -> DynamoDBClient:
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
     )
-    with dynamodb_errors("signing in", "DynamoDB"):
+    with aws_errors("signing in", "DynamoDB", _explained, _EXCEPTIONS):
         client: DynamoDBClient = aws_client("dynamodb", region, config)
     for operation in ("Scan", "Query"):
         client.meta.events.register(f"before-parse.dynamodb.{operation}", _leave_items_as_they_are)
@@ -103,7 +101,7 @@ def _leave_items_as_they_are(response_dict: Any, customized_response_dict: dict[
 def patiently(ask: Callable[[], Any], action: str, target: str, patience_s: float) -> Any:
     """The reply to a request, which is made again while DynamoDB throttles or is not reached.
 
-    ``action``, ``target``: as for ``dynamodb_errors``. ``patience_s``: how long throttling is endured.
+    ``action``: the permission it takes; ``target``: the table; ``patience_s``: how long throttling is endured.
     """
     deadline = time.monotonic() + patience_s
     attempt = failures = 0
@@ -111,7 +109,7 @@ def patiently(ask: Callable[[], Any], action: str, target: str, patience_s: floa
         attempt += 1
         pause_s = min(_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)  # noqa: S311  (jitter)
         try:
-            with dynamodb_errors(action, target):
+            with aws_errors(action, target, _explained, _EXCEPTIONS):
                 return ask()
         except Throttled:
             if time.monotonic() + pause_s > deadline:
@@ -122,21 +120,6 @@ def patiently(ask: Callable[[], Any], action: str, target: str, patience_s: floa
                 raise
             log.warning("Asking again: %s", error)
         time.sleep(pause_s)
-
-
-@contextmanager
-def dynamodb_errors(action: str, target: str) -> Iterator[None]:
-    """Translate botocore's errors. ``action``: the permission it takes, ``target``: the table."""
-    try:
-        yield
-    except aws.ClientError as error:
-        kind, news = _explained(error.response)
-        raise kind(f"{action} on {target}: {news}") from error
-    except (aws.BotoCoreError, ResponseParserError) as error:
-        for foreign, ours, remedy in _EXCEPTIONS:
-            if isinstance(error, foreign):
-                raise ours(f"{action} on {target}: {remedy} ({error})") from error
-        raise EtlError(f"{action} on {target}: {error}") from error
 
 
 def _explained(response: Mapping[str, Any]) -> tuple[type[EtlError], str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import botocore.exceptions as aws
 from botocore.config import Config
 
-from etl.aws import SIGN_IN_ERRORS, aws_client
+from etl.aws import Meaning, aws_client, aws_errors
 from etl.errors import AccessError, ConfigError, EtlError, RetryLater
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ _STATUSES: dict[int, tuple[type[EtlError], str]] = {
     **dict.fromkeys((500, 502, 503, 504), (Unavailable, f"S3 is unavailable; {_LATER}")),
 }
 
-_EXCEPTIONS: tuple[tuple[type[Exception], type[EtlError], str], ...] = (
-    *SIGN_IN_ERRORS,
+_EXCEPTIONS: tuple[Meaning, ...] = (
     (aws.ParamValidationError, ConfigError, "S3 would not accept these options"),
     (aws.FlexibleChecksumError, Damaged, "the bytes were damaged on the way, twice; check the network"),
     (aws.SSLError, RetryLater, "TLS failed; check this machine's clock, the proxy and AWS_CA_BUNDLE"),
@@ -187,25 +187,15 @@ def _no_more_retries(**_: Any) -> Literal[False] | None:
     return None if may_retry is None or may_retry() else False
 
 
-@contextmanager
-def s3_errors(action: str, target: str, owner: str | None = None) -> Iterator[None]:
+def s3_errors(action: str, target: str, owner: str | None = None) -> AbstractContextManager[None]:
     """Translate botocore's errors. ``action``: the permission it takes, ``target``: the ``s3://`` URI.
 
     ``owner``: the account that the bucket was expected to belong to.
     """
-    try:
-        yield
-    except aws.ClientError as error:
-        kind, news = _explained(error.response, owner)
-        raise kind(f"{action} on {target}: {news}") from error
-    except aws.BotoCoreError as error:
-        for foreign, ours, remedy in _EXCEPTIONS:
-            if isinstance(error, foreign):
-                raise ours(f"{action} on {target}: {remedy} ({error})") from error
-        raise EtlError(f"{action} on {target}: {error}") from error
+    return aws_errors(action, target, partial(_explained, owner), _EXCEPTIONS)
 
 
-def _explained(response: Mapping[str, Any], owner: str | None) -> tuple[type[EtlError], str]:
+def _explained(owner: str | None, response: Mapping[str, Any]) -> tuple[type[EtlError], str]:
     """The error's class, and what is wrong with what to do about it, in one line."""
     facts = response.get("Error", {})
     code, detail = str(facts.get("Code", "")), str(facts.get("Message", ""))
