@@ -31,6 +31,8 @@ from etl.loaders.s3 import S3Loader
 from etl.paths import PROJECT
 from etl.replay import replay
 from etl.run import Live
+from etl.transformers.columns import DeriveColumns, SelectColumns
+from etl.transformers.rows import FilterRows
 from main import Pipeline
 from tests.databases import OnDatabase, OnMariaDb, OnPostgres, OnSqlite
 from tests.incremental_runs import NOON, PIPELINE_FILE, IncrementalRuns, Order, next_run, outcome
@@ -264,20 +266,20 @@ class Shop(OnDatabase, IncrementalRuns):
 
 class TestShopOnSqlite(OnSqlite, Shop):
     def test_rows_that_are_rejected_or_dropped_are_read_once(self) -> None:
-        outcome(self.pipeline(Without(id=3)).run())
-        assert outcome(self.pipeline(Without(id=3)).run()) == ("unchanged", 2, 0)
+        pipeline = self.pipeline(FilterRows(keep="id != 3"))
+        outcome(pipeline.run())
+        assert outcome(pipeline.run()) == ("unchanged", 2, 0)
         self.insert((3, "2026-02-01"))
-        report = self.pipeline(Without(id=3)).run()
-        assert outcome(report) == ("published", 3, 0)  # of its state: the next run need not read the row again
-        assert outcome(self.pipeline(Without(id=3)).run()) == ("unchanged", 1, 0)
+        assert outcome(pipeline.run()) == ("published", 3, 0)  # of its state: the next need not read the row again
+        assert outcome(pipeline.run()) == ("unchanged", 1, 0)
         assert self.published() == [1, 2]
 
     def test_new_rows_that_look_like_old_ones_are_added(self) -> None:
         """Once the cursor's column is left out, the files of two runs may be the same to the byte."""
-        only = Only(column="kind")
+        kind = DeriveColumns(columns={"kind": '"order"'}), SelectColumns(columns=("kind",))
         for day in ("2026-02-01", "2026-02-02"):
             self.insert((4, day))
-            report = self.pipeline(only, start=date(2026, 2, 1)).run()
+            report = self.pipeline(*kind, start=date(2026, 2, 1)).run()
             assert outcome(report)[::2] == ("published", 1)
         files = etl.dataset_files(f"s3://{self.bucket.name}/orders/")
         assert len(set(files)) == 2
@@ -408,25 +410,6 @@ class Refusing(Transformer):
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
         account.reject(batch["id"] == self.id, f"is {self.id}")
         return batch
-
-
-class Without(Transformer):
-    """Drops the rows of this id."""
-
-    id: int = Field(description="The id.")
-
-    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        account.drop(batch["id"] == self.id, f"is {self.id}")
-        return batch
-
-
-class Only(Transformer):
-    """Leaves one column, of the same value in every row."""
-
-    column: str = Field(description="Its name.")
-
-    def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        return batch[[]].assign(**{self.column: "order"})
 
 
 class Meanwhile(Transformer):
