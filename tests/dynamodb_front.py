@@ -1,4 +1,4 @@
-"""A server in front of moto's DynamoDB: it cuts results into pages, and fails when it is told to.
+"""Tables of DynamoDB, and a server in front of moto's: it cuts results into pages, and fails when it is told to.
 
 with front_of(moto_url) as front:
     front.page_items = 2
@@ -11,12 +11,33 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tests.proxy import ProxyHandler, Reply, serving
+
+
+def create_table(
+    client: Any, name: str, kinds: Mapping[str, str], key: Sequence[str], **indexes: Sequence[str]
+) -> None:
+    """``kinds``: of the attributes in keys. ``indexes``: the key of each, by its name."""
+    client.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=key_schema(*key),
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": kind} for name, kind in kinds.items()],
+        GlobalSecondaryIndexes=[
+            {"IndexName": index, "KeySchema": key_schema(*key), "Projection": {"ProjectionType": "ALL"}}
+            for index, key in indexes.items()
+        ],
+    )
+
+
+def key_schema(*names: str) -> list[dict[str, str]]:
+    """As DynamoDB describes a key: what it is hashed by, and what it is sorted by, if anything."""
+    return [{"AttributeName": name, "KeyType": kind} for name, kind in zip(names, ("HASH", "RANGE"), strict=False)]
 
 
 @dataclass(frozen=True)

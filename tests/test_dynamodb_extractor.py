@@ -20,7 +20,7 @@ from etl.errors import AccessError, ConfigError, DataError, EtlError, RetryLater
 from etl.extractors.dynamodb import DynamoDbExtractor
 from main import Pipeline
 from tests.contracts import ExtractorContract
-from tests.dynamodb_front import CUT, DAMAGED, HANG_UP, ITEM_LOST, Failure, Front, front_of, throttled
+from tests.dynamodb_front import CUT, DAMAGED, HANG_UP, ITEM_LOST, Failure, Front, create_table, front_of, throttled
 from tests.reading import frame_of, rejects_of, types_of
 
 HUGE = "12345678901234567890123456789012345678"
@@ -77,23 +77,7 @@ def new_table(s3_url: str) -> NewTable:
 
     def new_table(items: list[dict[str, Any]]) -> str:
         name = f"orders-{next(_table_number)}"
-        client.create_table(
-            TableName=name,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "day", "KeyType": "RANGE"}],
-            AttributeDefinitions=[
-                {"AttributeName": "id", "AttributeType": "S"},
-                {"AttributeName": "day", "AttributeType": "N"},
-                {"AttributeName": "name", "AttributeType": "S"},
-            ],
-            GlobalSecondaryIndexes=[
-                {
-                    "IndexName": "by-name",
-                    "KeySchema": [{"AttributeName": "name", "KeyType": "HASH"}],
-                    "Projection": {"ProjectionType": "ALL"},
-                }
-            ],
-        )
+        create_table(client, name, {"id": "S", "day": "N", "name": "S"}, ["id", "day"], by_name=["name"])
         for item in items:
             client.put_item(TableName=name, Item=item)
         return name
@@ -251,9 +235,9 @@ def test_a_query_reads_its_part_in_order(new_table: NewTable, front: Front) -> N
 
 
 def test_an_index_can_be_queried(table: str) -> None:
-    step = extractor(table, index="by-name", key_condition="#n = :n", names={"#n": "name"}, values={":n": "Order 3"})
+    step = extractor(table, index="by_name", key_condition="#n = :n", names={"#n": "name"}, values={":n": "Order 3"})
     assert ids_of(step) == ["order 3"]
-    assert "by-name" in step.check()
+    assert "by_name" in step.check()
 
 
 def test_projection_takes_reserved_words_and_paths(table: str) -> None:

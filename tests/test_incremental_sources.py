@@ -30,7 +30,7 @@ from etl.paths import PROJECT  # noqa: E402
 from etl.run import Live  # noqa: E402
 from main import Pipeline  # noqa: E402
 from tests.conftest import Bucket  # noqa: E402
-from tests.dynamodb_front import front_of  # noqa: E402
+from tests.dynamodb_front import create_table, front_of, key_schema  # noqa: E402
 from tests.incremental_runs import NOON, IncrementalRuns, Order, next_run, outcome  # noqa: E402
 from tests.mongo_server import mongo_server  # noqa: E402
 from tests.rest_api import json_answer, query  # noqa: E402
@@ -156,7 +156,7 @@ class TestDynamoDb(IncrementalRuns):
     """A table by id, with an index of the times of a shop."""
 
     SCAN: ClassVar[dict[str, Any]] = {"filter": "shop = :shop", "projection": ["id", "updated_at"]}
-    QUERY: ClassVar[dict[str, Any]] = {"key_condition": "shop = :shop", "index": "by-time"}
+    QUERY: ClassVar[dict[str, Any]] = {"key_condition": "shop = :shop", "index": "by_time"}
 
     @pytest.fixture
     def _database(self, bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -177,23 +177,8 @@ class TestDynamoDb(IncrementalRuns):
         return DynamoDbExtractor.model_validate({**about, "incremental": {"key": ["id"], **incremental}})
 
     def begin(self) -> None:
-        kinds: dict[str, Any] = {"id": "N", "shop": "S", "updated_at": "S"}
-        self.client.create_table(
-            TableName=self.table,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": kind} for name, kind in kinds.items()],
-            GlobalSecondaryIndexes=[
-                {
-                    "IndexName": "by-time",
-                    "KeySchema": [
-                        {"AttributeName": "shop", "KeyType": "HASH"},
-                        {"AttributeName": "updated_at", "KeyType": "RANGE"},
-                    ],
-                    "Projection": {"ProjectionType": "ALL"},
-                }
-            ],
-        )
+        kinds = {"id": "N", "shop": "S", "updated_at": "S"}
+        create_table(self.client, self.table, kinds, ["id"], by_time=["shop", "updated_at"])
 
     def insert(self, *orders: Order) -> None:
         for number, time in orders:
@@ -283,13 +268,8 @@ class TestDynamoDb(IncrementalRuns):
 
 
 INDEXED: dict[str, Any] = {
-    "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "day", "KeyType": "RANGE"}],
-    "LocalSecondaryIndexes": [
-        {
-            "IndexName": "by-time",
-            "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}, {"AttributeName": "at", "KeyType": "RANGE"}],
-        }
-    ],
+    "KeySchema": key_schema("id", "day"),
+    "LocalSecondaryIndexes": [{"IndexName": "by_time", "KeySchema": key_schema("id", "at")}],
 }
 
 
@@ -302,8 +282,8 @@ INDEXED: dict[str, Any] = {
         ({"key_condition": "id = :id AND day > :day"}, "day", None),
         ({"key_condition": "id = :id AND #d > :day", "names": {"#d": "day"}}, "day", None),
         ({}, "at", Since("at", 5)),
-        ({"index": "by-time"}, "at", Since("at", 5, in_key=True)),
-        ({"index": "by-time"}, "day", Since("day", 5)),
+        ({"index": "by_time"}, "at", Since("at", 5, in_key=True)),
+        ({"index": "by_time"}, "day", Since("day", 5)),
     ],
 )
 def test_a_query_is_asked_by_its_key_or_by_a_filter(options: dict[str, Any], column: str, expected: Since) -> None:
