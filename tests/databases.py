@@ -53,11 +53,6 @@ class Server:
                 rows = list(cursor.fetchall()) if cursor.description else []
         return rows
 
-    def ping(self) -> None:
-        """Raise an error while the server is not ready."""
-        with self._connected():
-            pass
-
     @contextmanager
     def _connected(self) -> Iterator[Any]:
         if self.scheme == "postgresql":
@@ -218,7 +213,7 @@ def _wait_for(server: Server) -> None:
     until = time.monotonic() + _START_S
     while True:
         try:
-            server.ping()
+            server.run()
             return
         except (psycopg.OperationalError, pymysql.err.OperationalError):
             if time.monotonic() > until:

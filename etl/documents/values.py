@@ -46,18 +46,14 @@ def _declared(kind: str) -> Form:
     """
     if kind == "text":
         return form("text", pa.string(), *_SCALARS, make=written(_scalar_text, pa.string()))
+    if kind in ("bool", "binary", "json"):
+        return _EXACT[kind]
+    arrow = arrow_type(kind)
     if kind.startswith("int"):
-        arrow = arrow_type(kind)
         return form(f"an {kind}", arrow, *_NUMBERS, make=written(_whole, arrow))
-    if kind == "float64":
-        return form("a float64", pa.float64(), *_NUMBERS, make=_floats)
-    if kind.startswith("decimal"):
-        arrow = arrow_type(kind)
-        return form(f"a {kind}", arrow, *_NUMBERS, make=written(_decimal, arrow))
     if kind.startswith("timestamp"):
-        arrow = arrow_type(kind)
         return form("a time", arrow, datetime, str, make=_times(arrow))
-    return _EXACT[kind]
+    return form(f"a {kind}", arrow, *_NUMBERS, make=_floats if kind == "float64" else written(_decimal, arrow))
 
 
 def _times(arrow: pa.DataType) -> Callable[[Sequence[Any]], pa.Array[Any]]:

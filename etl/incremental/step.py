@@ -210,14 +210,12 @@ class _Window:
             return []
         old = pc.fill_null(pc.less_equal(rows["cursor"], self.reached.latest), False)
         positions = pc.indices_nonzero(old)
-        found = digests(rows.take(positions).columns[1:])
-        return [place for place, digest in zip(positions.to_pylist(), found, strict=True) if self._was_seen(digest)]
-
-    def _was_seen(self, digest: bytes) -> bool:
-        if self.unmet[digest] <= 0:
-            return False
-        self.unmet[digest] -= 1
-        return True
+        known = []
+        for position, digest in zip(positions.to_pylist(), digests(rows.take(positions).columns[1:]), strict=True):
+            if self.unmet[digest]:
+                self.unmet[digest] -= 1
+                known.append(position)
+        return known
 
     def _value(self) -> Any:
         value = not_later_than(self.now, self.latest)

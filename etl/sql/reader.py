@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from etl.errors import ConfigError, DataError
+from etl.errors import ConfigError
 from etl.sql.forms import OTHER
 from etl.sql.sqlite import told_by
 from etl.steps import did_you_mean
@@ -43,7 +43,7 @@ class Result:
         self._sample = rows.fetchmany(_SAMPLE_ROWS) if None in forms else []
         values = list(zip(*self._sample, strict=True)) or [()] * len(self.names)
         self._forms = [
-            form or self._told_by(name, some) for form, name, some in zip(forms, self.names, values, strict=True)
+            form or told_by(name, some, source) for form, name, some in zip(forms, self.names, values, strict=True)
         ]
         self.schema = pa.schema([(name, form.arrow) for name, form in zip(self.names, self._forms, strict=True)])
 
@@ -64,12 +64,6 @@ class Result:
         for rows in chain([self._sample] if self._sample else [], iter(lambda: self._rows.fetchmany(fetch_rows), [])):
             yield self._table(rows, first, account)
             first += len(rows)
-
-    def _told_by(self, name: str, values: Sequence[Any]) -> Form:
-        try:
-            return told_by(name, values)
-        except ValueError as error:
-            raise DataError(f"{self._source}: {error}; CAST it to one in the query") from error
 
     def _table(self, rows: Sequence[Any], first: int, account: Account) -> pa.Table:
         arrays: list[Any] = []

@@ -117,12 +117,12 @@ _SQLITE: tuple[tuple[type, Form], ...] = (
 )
 
 
-def told_by(name: str, values: Sequence[Any]) -> Form:
-    """The form of a column that no catalogue declares. Raises ValueError if these values disagree."""
+def told_by(name: str, values: Sequence[Any], source: str) -> Form:
+    """The form of a column that no catalogue declares. Raises DataError if these values disagree."""
     kinds = set(map(type, values)) - {type(None), NotText}
     if len(kinds) > 1 and kinds != {int, float}:
         found = " and ".join(sorted(kind.__name__ for kind in kinds))
-        raise ValueError(f"{name!r} holds values of several types ({found})")
+        raise DataError(f"{source}: {name!r} holds values of several types ({found}); CAST it to one in the query")
     if float in kinds:
         return _FLOAT64
     return {int: _INT64, bytes: f.BYTES}.get(next(iter(kinds), str), f.TEXT)
