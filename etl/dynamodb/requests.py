@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from etl.dynamodb.client import Unanswered, patiently
 from etl.dynamodb.values import attribute_of, bound_of
 from etl.errors import SourceError
+from etl.incremental.options import Cursor
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
     from etl.extractors.dynamodb import DynamoDbExtractor
-    from etl.incremental.options import Cursor
 
 Request = dict[str, Any]
 

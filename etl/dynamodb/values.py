@@ -6,12 +6,9 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from etl.incremental.options import earlier
-
-if TYPE_CHECKING:
-    from etl.incremental.options import Cursor
+from etl.incremental.options import Cursor, earlier
 
 _LEAST_INT64, _MOST_INT64 = -(1 << 63), (1 << 63) - 1
 _DAY_CHARS = len("2026-01-31")

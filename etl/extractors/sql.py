@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pydantic import Field, PositiveInt, PrivateAttr, SecretStr, field_validator, model_validator
 
 from etl.base import Extractor
-from etl.incremental.options import IncrementalOption
+from etl.incremental.options import Cursor, IncrementalOption
 from etl.ledger import Account
 from etl.options import DifferentColumns
 from etl.run import Source
@@ -19,7 +19,6 @@ from etl.steps import did_you_mean
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.incremental.options import Cursor
     from etl.sql.session import Range
 
 _DATABASES = {

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from bson import Code, Decimal128, MaxKey, MinKey, ObjectId, Regex, Timestamp
@@ -18,11 +18,9 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
+from etl.incremental.options import Cursor
 from etl.mongodb.client import tries_after
 from etl.mongodb.values import counterparts, documents_of
-
-if TYPE_CHECKING:
-    from etl.incremental.options import Cursor
 
 Condition = Mapping[str, Any]
 

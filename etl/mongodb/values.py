@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from bson import Binary, CodecOptions, DBRef, Decimal128, Int64, ObjectId, decode, decode_all, json_util
@@ -14,9 +14,7 @@ from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 
 from etl.errors import DataError
-
-if TYPE_CHECKING:
-    from etl.incremental.options import Cursor
+from etl.incremental.options import Cursor
 
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     document_class=dict,
