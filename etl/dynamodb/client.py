@@ -36,15 +36,13 @@ class Unanswered(SourceError):
     """DynamoDB answered badly or not at all; the same request may be answered in a moment."""
 
 
-_ASK = "these credentials may not do that; ask for the permission"
-_SLOWER = "DynamoDB is throttling; run again later, or give the table more read capacity"
-_EXPIRED = "the session has expired; renew the credentials and run again"
+_EXPIRED = (AccessError, "the session has expired; renew the credentials and run again")
+_SLOWER = (Throttled, "DynamoDB is throttling; run again later, or give the table more read capacity")
 _BROKE = "the connection failed again and again; run again later"
 
 _CODES: dict[str, tuple[type[EtlError], str]] = {
-    "AccessDeniedException": (AccessError, _ASK),
-    "ExpiredTokenException": (AccessError, _EXPIRED),
-    "ExpiredToken": (AccessError, _EXPIRED),
+    "AccessDeniedException": (AccessError, "these credentials may not do that; ask for the permission"),
+    **dict.fromkeys(("ExpiredTokenException", "ExpiredToken"), _EXPIRED),
     "UnrecognizedClientException": (AccessError, "the access key or session token is not valid; check the AWS_* keys"),
     "InvalidSignatureException": (
         AccessError,
@@ -53,9 +51,7 @@ _CODES: dict[str, tuple[type[EtlError], str]] = {
     "MissingAuthenticationTokenException": (AccessError, "the request was not signed; check the AWS_* keys"),
     "ResourceNotFoundException": (ConfigError, "there is no such table here; check table, and AWS_DEFAULT_REGION"),
     "ValidationException": (ConfigError, "DynamoDB does not accept the options; check the expressions and index"),
-    "ProvisionedThroughputExceededException": (Throttled, _SLOWER),
-    "ThrottlingException": (Throttled, _SLOWER),
-    "RequestLimitExceeded": (Throttled, _SLOWER),
+    **dict.fromkeys(("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"), _SLOWER),
     **dict.fromkeys(("InternalServerError", "InternalFailure"), (Unanswered, "DynamoDB had an internal error")),
     **dict.fromkeys(("ServiceUnavailable", "500", "502", "503", "504"), (Unanswered, "DynamoDB is unavailable")),
 }
