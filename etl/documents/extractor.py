@@ -60,7 +60,7 @@ class DocumentExtractor(Extractor):
 
     _columns: Any = PrivateAttr(default=None)
     _part: Any = PrivateAttr(default=None)
-    _since: Any = PrivateAttr(default=None)
+    _since: tuple[str, Cursor] | None = PrivateAttr(default=None)
 
     @property
     @abstractmethod
@@ -69,7 +69,7 @@ class DocumentExtractor(Extractor):
 
     @abstractmethod
     def documents(self, first: int) -> Iterator[Document]:
-        """Those of ``_part``, if there is one, and ``_since``, numbered from ``first``."""
+        """Those of ``_part``, if there is one, that are new by ``_since``; numbered from ``first``."""
 
     @abstractmethod
     def parts(self) -> Sequence[Any]:
@@ -94,7 +94,7 @@ class DocumentExtractor(Extractor):
 
     def since(self, value: Cursor) -> Self:
         copy = self.model_copy(update={"allow_empty": True})
-        copy._since = value
+        copy._since = (self.incremental.column, value) if self.incremental else None
         return copy
 
     def read(self, account: Account) -> Iterator[DataFrame]:
