@@ -18,7 +18,7 @@ from etl.tables.schema import known_type
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from etl.documents.table import Document
+    from etl.files.json_records import Record
 
 _TYPES = ("text", "bool", "int16", "int32", "int64", "float64", "binary", "json")
 
@@ -68,7 +68,7 @@ class DocumentExtractor(Extractor):
         """What is read, without secrets."""
 
     @abstractmethod
-    def documents(self, first: int) -> Iterator[Document]:
+    def documents(self, first: int) -> Iterator[Record]:
         """Those of ``_part``, if there is one, that are new by ``_since``; numbered from ``first``."""
 
     @abstractmethod
