@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import os
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _done(options: argparse.Namespace) -> int:
+def _done(options: Namespace) -> int:
     """Do what the command line says, in the environment that ``.env`` adds to; returns the exit code."""
     warnings = list(load_env(options.env_file))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would busily wait for linear algebra that never comes
@@ -347,15 +347,20 @@ def _done(options: argparse.Namespace) -> int:
     exit_code = 0
     try:
         with stopped_by_signals():
-            exit_code = int(options.action(options))
+            exit_code = _act(options)
             print(end="", flush=True)  # also where stdout was closed before we began, and is None
     except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return exit_code
 
 
-def run_command(options: argparse.Namespace) -> int:
-    pipeline = Pipeline.from_file(options.pipeline, options.set)
+def _act(options: Namespace) -> int:
+    if "pipeline" not in options:  # a command that needs none
+        return int(options.action(options))
+    return int(options.action(Pipeline.from_file(options.pipeline, options.set), options))
+
+
+def run_command(pipeline: Pipeline, options: Namespace) -> int:
     if options.explain:
         from etl.explain import explain
 
@@ -363,14 +368,14 @@ def run_command(options: argparse.Namespace) -> int:
     return _shown(pipeline.run(force=options.force, dry_run=options.dry_run, accept=options.accept), options)
 
 
-def replay_command(options: argparse.Namespace) -> int:
+def replay_command(pipeline: Pipeline, options: Namespace) -> int:
     from etl.replay import replay
 
-    report = replay(Pipeline.from_file(options.pipeline, options.set), options.run_id)
+    report = replay(pipeline, options.run_id)
     return _shown(report, options) if report else 0
 
 
-def _shown(report: RunReport, options: argparse.Namespace) -> int:
+def _shown(report: RunReport, options: Namespace) -> int:
     for line in report.details():
         log.info(line)
     log.log(logging.ERROR if report.error else logging.INFO, "%s", report.summary())
@@ -380,15 +385,13 @@ def _shown(report: RunReport, options: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def rejects_command(options: argparse.Namespace) -> int:
+def rejects_command(pipeline: Pipeline, options: Namespace) -> int:
     from etl.rejects import show_rejects
 
-    pipeline = Pipeline.from_file(options.pipeline, options.set)
     return show_rejects(pipeline.loader, pipeline.name, options.run_id, as_json=options.json)
 
 
-def check_command(options: argparse.Namespace) -> int:
-    pipeline = Pipeline.from_file(options.pipeline, options.set)
+def check_command(pipeline: Pipeline, _options: Namespace) -> int:
     steps = " -> ".join(step.name for step in (pipeline.extractor, *pipeline.transformers, pipeline.loader))
     print(f"ok    config       {pipeline.name}: {steps}")
     worst = 0
@@ -398,51 +401,47 @@ def check_command(options: argparse.Namespace) -> int:
     return worst
 
 
-def bucket_command(options: argparse.Namespace) -> int:
+def bucket_command(pipeline: Pipeline, options: Namespace) -> int:
     from etl.bucket import command as bucket
     from etl.bucket.posture import BucketPosture
 
-    pipeline = Pipeline.from_file(options.pipeline, options.set)
     posture = pipeline.posture or BucketPosture()
     return bucket.bucket_command(s3_loader(pipeline), posture, apply=options.apply, create=options.create)
 
 
-def iam_command(options: argparse.Namespace) -> int:
+def iam_command(pipeline: Pipeline, _options: Namespace) -> int:
     from etl.bucket import iam
     from etl.bucket.posture import BucketPosture
 
-    pipeline = Pipeline.from_file(options.pipeline, options.set)
     print(iam.iam_command(s3_loader(pipeline), pipeline.posture or BucketPosture()))
     return 0
 
 
-def versions_command(options: argparse.Namespace) -> int:
+def versions_command(pipeline: Pipeline, _options: Namespace) -> int:
     from etl.history import show_versions
 
-    return show_versions(Pipeline.from_file(options.pipeline, options.set).loader)
+    return show_versions(pipeline.loader)
 
 
-def rollback_command(options: argparse.Namespace) -> int:
+def rollback_command(pipeline: Pipeline, options: Namespace) -> int:
     from etl.history import roll_back
     from etl.lock import locked
 
-    pipeline = Pipeline.from_file(options.pipeline, options.set)
     with locked(pipeline.name):
         return roll_back(pipeline.loader, options.run_id)
 
 
-def sweep_command(options: argparse.Namespace) -> int:
+def sweep_command(pipeline: Pipeline, options: Namespace) -> int:
     from datetime import timedelta
 
     from etl.history import sweep
     from etl.lock import locked
 
-    pipeline = Pipeline.from_file(options.pipeline, options.set)
     with locked(pipeline.name):
         return sweep(pipeline.loader, timedelta(days=options.grace_days), apply=options.apply)
 
 
-def schema_command(options: argparse.Namespace) -> int:
+def schema_command(options: Namespace) -> int:
     from etl.describe import described
 
     print(described(options.step, as_json=options.json))
@@ -457,85 +456,60 @@ def s3_loader(pipeline: Pipeline) -> S3Loader:
     return pipeline.loader
 
 
-def demo_command(_options: argparse.Namespace) -> int:
+def demo_command(_options: Namespace) -> int:
     from etl.demo import run_demo
 
     return run_demo(Pipeline.from_file)
 
 
-def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+def _parser() -> ArgumentParser:
+    shared, piped, rejecting, published = (ArgumentParser(add_help=False) for _ in range(4))
     shared.add_argument("--env-file", type=Path, metavar="FILE", help="default: .env beside main.py")
-    piped = argparse.ArgumentParser(add_help=False, parents=[shared])
-    _add_pipeline(piped)
+    piped.add_argument("pipeline", nargs="?", default=DEFAULT_PIPELINE, help=f"default: {DEFAULT_PIPELINE}")
+    piped.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option, as in load.key=a.csv"
+    )
+    rejecting.add_argument("run_id", metavar="RUN", help='its id, the beginning of that, or "latest"')
+    published.add_argument("run_id", metavar="RUN", help="a run that `versions` lists")
 
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python main.py",
         description="Moves a table from its source, cleaned, to S3. Without a command: run.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", parents=[piped], help="run a pipeline and publish the result")
+    def add(name: str, action: Callable[..., int], help: str, *parents: ArgumentParser) -> ArgumentParser:
+        command = commands.add_parser(name, parents=[shared, *parents], help=help)
+        command.set_defaults(action=action)
+        return command
+
+    run = add("run", run_command, "run a pipeline and publish the result", piped)
     run.add_argument("--force", action="store_true", help="publish even if nothing changed")
     run.add_argument("--dry-run", action="store_true", help="do everything but publish")
     run.add_argument("--accept", action="store_true", help="publish even if the guard finds the table suspicious")
     run.add_argument("--explain", metavar="ROW", help="show what becomes of row 12, or name=value; publishes nothing")
     run.add_argument("--json", action="store_true", help="print the run report as JSON on stdout, and nothing else")
-    run.set_defaults(action=run_command)
-
-    check = commands.add_parser("check", parents=[piped], help="try all that a run needs; moves no data")
-    check.set_defaults(action=check_command)
-
-    rejects = commands.add_parser("rejects", parents=[shared], help="show the rejected rows of a run, by rule")
-    rejects.add_argument("run_id", metavar="RUN", help='its id, the beginning of that, or "latest"')
+    add("check", check_command, "try all that a run needs; moves no data", piped)
+    rejects = add("rejects", rejects_command, "show the rejected rows of a run, by rule", rejecting, piped)
     rejects.add_argument("--json", action="store_true", help="print all of them, a JSON object a line")
-    _add_pipeline(rejects)
-    rejects.set_defaults(action=rejects_command)
-
-    replay = commands.add_parser("replay", parents=[shared], help="run the rejected rows of a run again, and add them")
-    replay.add_argument("run_id", metavar="RUN", help='its id, the beginning of that, or "latest"')
+    replay = add("replay", replay_command, "run the rejected rows of a run again, and add them", rejecting, piped)
     replay.add_argument("--json", action="store_true", help="print the run report as JSON on stdout, and nothing else")
-    _add_pipeline(replay)
-    replay.set_defaults(action=replay_command)
-
-    bucket = commands.add_parser("bucket", parents=[piped], help="show what the bucket is beside what it should be")
+    bucket = add("bucket", bucket_command, "show what the bucket is beside what it should be", piped)
     bucket.add_argument("--apply", action="store_true", help="change what differs; loosens nothing")
     bucket.add_argument("--create", action="store_true", help="create the bucket first, then apply")
-    bucket.set_defaults(action=bucket_command)
-
-    iam = commands.add_parser("iam", parents=[piped], help="print the least that AWS must allow, as policies")
-    iam.set_defaults(action=iam_command)
-
-    versions = commands.add_parser("versions", parents=[piped], help="list what was published")
-    versions.set_defaults(action=versions_command)
-
-    rollback = commands.add_parser("rollback", parents=[shared], help="make what an earlier run published live again")
-    rollback.add_argument("run_id", metavar="RUN", help="a run that `versions` lists")
-    _add_pipeline(rollback)
-    rollback.set_defaults(action=rollback_command)
-
-    sweep = commands.add_parser("sweep", parents=[piped], help="find what no published version needs")
+    add("iam", iam_command, "print the least that AWS must allow, as policies", piped)
+    add("versions", versions_command, "list what was published", piped)
+    add("rollback", rollback_command, "make what an earlier run published live again", published, piped)
+    sweep = add("sweep", sweep_command, "find what no published version needs", piped)
     sweep.add_argument("--grace-days", type=int, default=7, metavar="N", help="leave what is younger; default: 7")
     sweep.add_argument("--apply", action="store_true", help="remove it; without this it is only listed")
-    sweep.set_defaults(action=sweep_command)
-
-    schema = commands.add_parser("schema", parents=[shared], help="list all steps, or the options of one")
+    schema = add("schema", schema_command, "list all steps, or the options of one")
     schema.add_argument("step", nargs="?", metavar="CLASS", help="such as S3Loader")
     schema.add_argument("--json", action="store_true", help="as JSON Schema, for editors to complete and check files")
-    schema.set_defaults(action=schema_command)
-
-    demo = commands.add_parser("demo", parents=[shared], help="run the LEGO pipeline on a sample, without any account")
-    demo.set_defaults(action=demo_command)
+    add("demo", demo_command, "run the LEGO pipeline on a sample, without any account")
     return parser
-
-
-def _add_pipeline(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pipeline", nargs="?", default=DEFAULT_PIPELINE, help=f"default: {DEFAULT_PIPELINE}")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change an option, as in load.key=a.csv"
-    )
 
 
 if __name__ == "__main__":
