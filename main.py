@@ -175,13 +175,22 @@ class Pipeline:
         finally:
             veil.cover(report.steps[:-1])
 
+    def bucket(self) -> tuple[S3Loader, BucketPosture]:
+        """What publishes to the bucket, and what that should be. Raises ConfigError if the loader has none."""
+        from etl.bucket.posture import BucketPosture
+        from etl.loaders.s3 import S3Loader
+
+        if not isinstance(self.loader, S3Loader):
+            raise ConfigError(f"pipeline {self.name} publishes with {self.loader.name}, which has no bucket")
+        return self.loader, self.posture or BucketPosture()
+
     def _check_posture(self) -> None:
         """Warn of what the bucket lacks, or stop the run if the pipeline file says so."""
         if self.posture is None:
             return
         from etl.bucket.command import shortfalls
 
-        lacking = shortfalls(s3_loader(self), self.posture)
+        lacking = shortfalls(*self.bucket())
         for shortfall in lacking:
             log.warning("%s", shortfall)
         if lacking and self.posture.require_posture:
@@ -402,18 +411,15 @@ def check_command(pipeline: Pipeline, _options: Namespace) -> int:
 
 
 def bucket_command(pipeline: Pipeline, options: Namespace) -> int:
-    from etl.bucket import command as bucket
-    from etl.bucket.posture import BucketPosture
+    from etl.bucket import command
 
-    posture = pipeline.posture or BucketPosture()
-    return bucket.bucket_command(s3_loader(pipeline), posture, apply=options.apply, create=options.create)
+    return command.bucket_command(*pipeline.bucket(), apply=options.apply, create=options.create)
 
 
 def iam_command(pipeline: Pipeline, _options: Namespace) -> int:
     from etl.bucket import iam
-    from etl.bucket.posture import BucketPosture
 
-    print(iam.iam_command(s3_loader(pipeline), pipeline.posture or BucketPosture()))
+    print(iam.iam_command(*pipeline.bucket()))
     return 0
 
 
@@ -446,14 +452,6 @@ def schema_command(options: Namespace) -> int:
 
     print(described(options.step, as_json=options.json))
     return 0
-
-
-def s3_loader(pipeline: Pipeline) -> S3Loader:
-    from etl.loaders.s3 import S3Loader
-
-    if not isinstance(pipeline.loader, S3Loader):
-        raise ConfigError(f"pipeline {pipeline.name} publishes with {pipeline.loader.name}, which has no bucket")
-    return pipeline.loader
 
 
 def demo_command(_options: Namespace) -> int:
