@@ -159,21 +159,18 @@ class Pipeline:
         _, *names = account_names(step.name for step in steps)
         report.steps = [extracting, *map(Account, names)]
         veil = Veil(report.steps[:-1], self.transformers)
-        guard = self.guard or Guard()
-        try:
-            with Quarantine(run, self.max_rejects, veil) as quarantine:
-                receipt = self._stream(run, report.steps, quarantine)
-                try:
-                    report.check_ledger()
-                    report.figures = receipt.figures
-                    self._keep_rejects(report, quarantine, dry_run=dry_run)
-                    check_shape(guard, receipt.figures, live, self.loader, self.transformers, accept=accept)
-                    self._publish(run, report, receipt, dry_run=dry_run)
-                except BaseException:
-                    self.loader.abort([receipt])
-                    raise
-        finally:
-            veil.cover(report.steps[:-1])
+        with Quarantine(run, self.max_rejects, veil) as quarantine:
+            receipt = self._stream(run, report.steps, quarantine)
+            try:
+                report.check_ledger()
+                report.figures = receipt.figures
+                self._keep_rejects(report, quarantine, dry_run=dry_run)
+                guard = self.guard or Guard()
+                check_shape(guard, receipt.figures, live, self.loader, self.transformers, accept=accept)
+                self._publish(run, report, receipt, dry_run=dry_run)
+            except BaseException:
+                self.loader.abort([receipt])
+                raise
 
     def bucket(self) -> tuple[S3Loader, BucketPosture]:
         """What publishes to the bucket, and what that should be. Raises ConfigError if the loader has none."""
@@ -203,6 +200,7 @@ class Pipeline:
 
         extracting, *transforming, loading = accounts
         with ExitStack() as stack:
+            stack.callback(quarantine.veil.cover)  # last, when no step repairs any more
             for account in transforming:
                 stack.callback(account.close)
             extracted = stack.enter_context(in_background(self._extracted(extracting), "extract", accounts[1]))

@@ -20,6 +20,7 @@ class Veil:
     """
 
     def __init__(self, accounts: Sequence[Account], transformers: Sequence[Transformer]) -> None:
+        self._accounts = accounts
         self._names = [account.step for account in accounts]
         self._transformers = transformers
         self._hides = any(transformer.hides() for transformer in transformers)
@@ -76,9 +77,9 @@ class Veil:
         gone = [name for name, value in raw.items() if value is not None and (hidden is None or name in hidden)]
         return {**raw, **dict.fromkeys(gone, HIDDEN)}, gone
 
-    def cover(self, accounts: Iterable[Account]) -> None:
+    def cover(self) -> None:
         """Replace the samples of repairs that would tell. Their rules begin with the name of a column, else all do."""
-        for account in accounts:
+        for account in self._accounts:
             hidden = self.hidden(account.step)
             if hidden is not None and not hidden:
                 continue
