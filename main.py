@@ -68,7 +68,7 @@ class Pipeline:
         """Build what a pipeline file describes. Raises ConfigError with every mistake in it."""
         from etl.config import load_pipeline
 
-        return cls(**vars(load_pipeline(Path(path), overrides)))
+        return cls(**load_pipeline(Path(path), overrides))
 
     def run(
         self, *, force: bool = False, dry_run: bool = False, accept: bool = False, replays: str | None = None

@@ -6,7 +6,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 _TABLES = ("extract", "schema", "load", "bucket", "guard")
 _TOP_LEVEL = (*PLAIN, *_TABLES, "transform")
-_REQUIRED = ("extract", "load")
 _EXAMPLES = {"extractors": "ZipUrlExtractor", "transformers": "LegoCleaner", "loaders": "S3Loader"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _NO_ENV_FILE = (
@@ -39,24 +37,11 @@ M = TypeVar("M", bound=BaseModel)
 Table = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class PipelineConfig:
-    """A pipeline file, checked, with its steps built. The fields are those of ``main.Pipeline``."""
+def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """What ``path`` describes, with its steps built: the arguments of ``main.Pipeline``.
 
-    name: str
-    extractor: Extractor
-    transformers: tuple[Transformer, ...]
-    loader: Loader
-    max_rejects: int | str = "1%"
-    posture: BucketPosture | None = None
-    guard: Guard = field(default_factory=Guard)
-    schema: LearnedSchema | None = None
-
-
-def load_pipeline(path: Path, overrides: Iterable[str] = ()) -> PipelineConfig:
-    """Build the pipeline that ``path`` describes. ``overrides``: ``load.key=value``, as given to --set.
-
-    Raises ConfigError with every mistake found, each with its place in the file.
+    ``overrides``: ``load.key=value``, as given to --set. Raises ConfigError with every mistake found, each with its
+    place in the file.
     """
     path = find_pipeline(path)
     table = _read_toml(path)
@@ -151,13 +136,13 @@ def _interpolate(value: Any, place: str, problems: _Problems) -> Any:
     return _VARIABLE.sub(replacement, value)
 
 
-def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> PipelineConfig:
+def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> dict[str, Any]:
     for key in table:
         if key not in _TOP_LEVEL:
             problems.add(key, f"unknown{did_you_mean(key, _TOP_LEVEL)}")
         if key in _TABLES and not isinstance(table[key], dict):
             problems.add(key, f"should be a table, written [{key}]")
-    for key in _REQUIRED:
+    for key in ("extract", "load"):
         if key not in table:
             problems.add(key, f"the table [{key}] is missing")
     tables = {key: table[key] for key in _TABLES if isinstance(table.get(key), dict)}
@@ -168,7 +153,7 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     name = table.get("name", path.stem)
     if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name)):
         problems.add("name", "should be letters, digits, '-', '_' or '.', such as \"lego-sets\"")
-    max_rejects = table.get("max_rejects", PipelineConfig.max_rejects)
+    max_rejects = table.get("max_rejects", "1%")
     if not _is_count_or_share(max_rejects):
         problems.add("max_rejects", 'should be a number of rows, such as 100, or a share, such as "1%"')
 
@@ -181,15 +166,21 @@ def _build(table: Mapping[str, Any], path: Path, problems: _Problems) -> Pipelin
     if incremental_of(extractor) and loader is not None and not loader.keeps_state():
         problems.add("extract.incremental", NEEDS_APPEND)
     posture = _build_posture(tables.get("bucket"), loader, problems)
-    guard = _build_table(tables.get("guard", {}), "guard", Guard, problems) or Guard()
+    guard = _build_table(tables.get("guard", {}), "guard", Guard, problems)
     schema = _build_schema(tables.get("schema"), path, problems)
     if schema is not None and any(step.hides() for step in transformers if step):
         schema = schema.without_values()
     problems.raise_any()
-    if extractor is None or loader is None:
-        raise AssertionError("a step that cannot be built is a problem")
-    steps = tuple(step for step in (schema, *transformers) if step)
-    return PipelineConfig(name, extractor, steps, loader, max_rejects, posture, guard, schema)
+    return {
+        "name": name,
+        "extractor": extractor,
+        "transformers": tuple(step for step in (schema, *transformers) if step),
+        "loader": loader,
+        "max_rejects": max_rejects,
+        "posture": posture,
+        "guard": guard,
+        "schema": schema,
+    }
 
 
 def _build_posture(table: Table | None, loader: Loader | None, problems: _Problems) -> BucketPosture | None:

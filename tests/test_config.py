@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from etl.config import load_pipeline
 from etl.env import load_env
 from etl.errors import ConfigError
+from main import Pipeline
 from tests.conftest import PROJECT
 
 GOOD = """
@@ -49,7 +49,7 @@ def _bucket_name(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> No
 
 def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as failure:
-        load_pipeline(pipeline_file(tmp_path, text), overrides)
+        Pipeline.from_file(pipeline_file(tmp_path, text), overrides)
     return [problem.strip() for problem in failure.value.problems[1:]]
 
 
@@ -60,7 +60,7 @@ def pipeline_file(tmp_path: Path, text: str) -> Path:
 
 
 def test_builds_the_steps(tmp_path: Path) -> None:
-    config = load_pipeline(pipeline_file(tmp_path, GOOD))
+    config = Pipeline.from_file(pipeline_file(tmp_path, GOOD))
     assert config.name == "test"
     assert [step.name for step in (config.extractor, *config.transformers, config.loader)] == [
         "ZipUrlExtractor",
@@ -72,7 +72,7 @@ def test_builds_the_steps(tmp_path: Path) -> None:
 
 def test_environment_fills_in_and_defaults_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def url() -> str:
-        return str(load_pipeline(pipeline_file(tmp_path, GOOD)).extractor.model_dump()["url"])
+        return str(Pipeline.from_file(pipeline_file(tmp_path, GOOD)).extractor.model_dump()["url"])
 
     assert url() == "https://example.com/a.zip"
     monkeypatch.setenv("FILE", "b.zip")
@@ -156,7 +156,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
 )
 def test_mistakes_are_explained(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
-        load_pipeline(pipeline_file(tmp_path, text))
+        Pipeline.from_file(pipeline_file(tmp_path, text))
 
 
 def test_a_variable_that_is_not_set_is_one_mistake(tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_own_class_is_found_in_a_module(tmp_path: Path, monkeypatch: pytest.Monk
         "        return batch\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = load_pipeline(pipeline_file(tmp_path, GOOD.replace("LegoCleaner", "my_steps:Nothing")))
+    config = Pipeline.from_file(pipeline_file(tmp_path, GOOD.replace("LegoCleaner", "my_steps:Nothing")))
     assert config.transformers[0].name == "Nothing"
 
 
 def test_set_changes_options(tmp_path: Path) -> None:
     overrides = ["load.key=other/b.csv", "extract.batch_rows=10", "extract.csv.delimiter=;", "max_rejects=5"]
-    config = load_pipeline(pipeline_file(tmp_path, GOOD), overrides)
+    config = Pipeline.from_file(pipeline_file(tmp_path, GOOD), overrides)
     assert config.loader.model_dump()["key"] == "other/b.csv"
     assert config.extractor.batch_rows == 10
     assert config.extractor.model_dump()["csv"]["delimiter"] == ";"
@@ -219,7 +219,7 @@ def test_set_mistakes_are_reported(tmp_path: Path, override: str) -> None:
 @pytest.mark.parametrize("name", ["pipelines/legos.toml", "legos"])
 def test_missing_file_suggests_one(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"no pipeline file {name}; did you mean 'lego'\?"):
-        load_pipeline(Path(name))
+        Pipeline.from_file(Path(name))
 
 
 def test_env_file_does_not_override_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,4 +280,4 @@ def test_unedited_env_example_is_valid_and_leads_to_the_missing_bucket(
     file.write_text((PROJECT / ".env.example").read_text())
     list(load_env(file))
     with pytest.raises(ConfigError, match="S3_BUCKET is not set"):
-        load_pipeline(Path("pipelines/lego.toml"))
+        Pipeline.from_file(Path("pipelines/lego.toml"))

@@ -15,12 +15,12 @@ from pandas import DataFrame, Series
 from pydantic import ValidationError
 
 from etl.base import Transformer
-from etl.config import load_pipeline
 from etl.errors import ConfigError, DataError
 from etl.ledger import Account
 from etl.tables.rules import conform
 from etl.tables.schema import Column, Columns
 from etl.transformers.contract import Contract
+from main import Pipeline
 from tests.any_split import AnySplitContract, listed, rejects, table
 
 NEW_YEAR = dt.date(2024, 1, 1)
@@ -298,7 +298,7 @@ def test_the_columns_may_be_tables_or_a_list_in_a_pipeline_file(tmp_path: Path) 
     for text in (tables, listing):
         file = tmp_path / "a.toml"
         file.write_text(text.join(ends))
-        contracts.append(load_pipeline(file).transformers[0])
+        contracts.append(Pipeline.from_file(file).transformers[0])
     assert contracts[0] == contracts[1]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from etl.config import load_pipeline
 from etl.errors import ConfigError
 from etl.learned.file import read_schema
+from main import Pipeline
 from samples.make_sample import make_sample
 from tests.conftest import PAGES, PROJECT
 from tests.web import WebServer
@@ -92,7 +92,7 @@ def test_toml_is_valid(block: str, uncommented: bool, tmp_path: Path, monkeypatc
     file = tmp_path / "table.toml"
     file.write_text("\n".join([block, *missing]))
     try:
-        assert load_pipeline(file).loader
+        assert Pipeline.from_file(file).loader
     except ConfigError as error:
         if "pip install" in str(error):
             pytest.skip(str(error))

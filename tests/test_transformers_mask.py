@@ -14,10 +14,10 @@ from pandas import DataFrame
 from pydantic import ValidationError
 
 from etl.base import Transformer
-from etl.config import load_pipeline
 from etl.errors import DataError
 from etl.ledger import Account
 from etl.transformers.mask import MaskColumns
+from main import Pipeline
 from tests.any_split import AnySplitContract, listed, repairs, table
 
 KEY = "a key of the tests only"
@@ -112,7 +112,7 @@ def test_the_key_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.
         '[[transform]]\ntype = "MaskColumns"\ncolumns = ["email"]\nkey = "${A_MASK_KEY}"\n'
         '[load]\ntype = "S3Loader"\nbucket = "my-bucket"\nkey = "a.parquet"\n'
     )
-    step = load_pipeline(file).transformers[0]
+    step = Pipeline.from_file(file).transformers[0]
     assert step == MaskColumns.model_validate({"columns": ["email"], "key": KEY})
 
 
