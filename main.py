@@ -12,7 +12,6 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +80,7 @@ class Pipeline:
         """
         from etl.lock import locked
 
-        report = RunReport(new_run_id(), self.name, datetime.now(UTC).isoformat(timespec="seconds"), replays=replays)
+        report = RunReport(new_run_id(), self.name, replays=replays)
         context.run_id = report.run_id
         started = time.perf_counter()
         with self.loader.connected():

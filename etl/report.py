@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -22,8 +23,8 @@ class RunReport:
 
     run_id: str
     pipeline: str
-    started_at: str
     status: Status = "failed"
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     duration_s: float = 0.0
     source: Source | None = None
     steps: list[Account] = field(default_factory=list)
@@ -67,18 +68,11 @@ class RunReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "run_id": self.run_id,
-            "pipeline": self.pipeline,
-            "status": self.status,
-            "started_at": self.started_at,
+            **vars(self),
             "duration_s": round(self.duration_s, 3),
             "source": asdict(self.source) if self.source else None,
             "steps": [account.as_dict() for account in self.steps],
             "published": asdict(self.published) if self.published else None,
-            "rejects": self.rejects,
-            "replays": self.replays,
-            "figures": self.figures,
-            "error": self.error,
         }
 
     def to_json(self) -> str:
@@ -87,9 +81,8 @@ class RunReport:
     def summary(self) -> str:
         """One line: the outcome, and where every row went."""
         took = f"in {self.duration_s:.1f} s"
-        if self.status == "failed":
-            message = self.error["message"] if self.error else "unknown error"
-            return f"{self.pipeline}: failed {took}: {message}"
+        if self.error:
+            return f"{self.pipeline}: failed {took}: {self.error['message']}"
         if not self.steps:
             return f"{self.pipeline}: unchanged {took}: source, configuration and code give what is published"
         where = f" -> {self.published.uri}" if self.published else ""
