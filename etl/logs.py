@@ -8,7 +8,6 @@ import logging.handlers
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,22 +38,17 @@ context = RunContext()
 
 def configure_logging(*, quiet: bool = False) -> None:
     """Set up the root logger from LOG_LEVEL, LOG_FORMAT (``json`` or text) and LOG_FILE. Logs go to stderr."""
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-        handler.close()
     level = os.environ.get("LOG_LEVEL") or "INFO"
     known = level.upper() in logging.getLevelNamesMapping()
-    root.setLevel(level.upper() if known else "INFO")
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-
     terminal = _StderrHandler()
     terminal.setLevel(logging.WARNING if quiet else logging.NOTSET)
-    _add(root, terminal, _formatter(terminal=sys.stderr.isatty()))
-    log_file = os.environ.get("LOG_FILE")
-    if log_file:
-        _add(root, _rotating(in_home(log_file)), _formatter(terminal=False))
+    terminal.addFilter(context)
+    terminal.setFormatter(_formatter(terminal=sys.stderr.isatty()))
+    logging.basicConfig(level=level.upper() if known else "INFO", handlers=[terminal], force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
+    if log_file := os.environ.get("LOG_FILE"):
+        logging.root.addHandler(_rotating(in_home(log_file)))
     if not known:
         logging.getLogger("etl.logs").warning("LOG_LEVEL=%s: should be DEBUG, INFO, WARNING or ERROR", level)
 
@@ -62,11 +56,14 @@ def configure_logging(*, quiet: bool = False) -> None:
 def _rotating(file: Path) -> logging.Handler:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return logging.handlers.RotatingFileHandler(
+        handler = logging.handlers.RotatingFileHandler(
             file, maxBytes=_LOG_FILE_BYTES, backupCount=_LOG_FILES_KEPT, encoding="utf-8"
         )
     except OSError as error:
         raise ConfigError(f"LOG_FILE={file} cannot be written: {error.strerror}") from error
+    handler.addFilter(context)
+    handler.setFormatter(_formatter(terminal=False))
+    return handler
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -125,16 +122,6 @@ def _formatter(*, terminal: bool) -> logging.Formatter:
     return TerminalFormatter() if terminal else PlainFormatter()
 
 
-def _add(root: logging.Logger, handler: logging.Handler, formatter: logging.Formatter) -> None:
-    handler.setFormatter(formatter)
-    handler.addFilter(context)
-    root.addHandler(handler)
-
-
 def _printable(line: str) -> str:
     """Escape control characters, so that data in a message cannot forge or hide log lines."""
-    return line if line.isprintable() else "".join(_escaped(line))
-
-
-def _escaped(line: str) -> Iterable[str]:
-    return (char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
