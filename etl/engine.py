@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Generic, TypeVar
 
 from etl.ledger import Account
@@ -89,11 +89,8 @@ def in_background(source: Iterable[T], name: str, waiting: Account) -> Iterator[
     The time that the consumer spends waiting for items is added to ``waiting.waited``. On leaving, the
     thread is stopped at its next item.
     """
-    stage = _Stage(source, name, waiting)
-    try:
+    with closing(_Stage(source, name, waiting)) as stage:
         yield iter(stage)
-    finally:
-        stage.close()
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

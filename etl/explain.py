@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from etl.errors import ConfigError, DataError
@@ -160,18 +161,17 @@ def _journey(place: str, row: int, stages: Sequence[DataFrame], traces: Sequence
         return
     yield f"  {reading.step}, as read"
     yield from (f"{_INDENT}repaired: {rule}" for rule in reading.rules(row))
-    for cells in _cells(stages[0], row, veil.before(0)).values():
+    parts = [_cells(stage, row, veil.before(number)) for number, stage in enumerate(stages)]
+    for cells in parts[0].values():
         yield from _aligned((name, repr(value)) for name, value in cells.items())
-    for number, trace in enumerate(steps):
-        before = _cells(stages[number], row, veil.before(number))
-        after = _cells(stages[number + 1], row, veil.before(number + 1))
+    for trace, (before, after) in zip(steps, pairwise(parts), strict=True):
         if not before:
             return
         yield f"  {trace.step}"
         told = list(_step(row, before, after, trace, veil))
         yield from told or [f"{_INDENT}nothing changes"]
-    if after_all := _cells(stages[-1], row, veil.before(len(steps))):
-        yield "  published" if len(after_all) == 1 else f"  published, as {len(after_all):,} rows"
+    if parts[-1]:
+        yield "  published" if len(parts[-1]) == 1 else f"  published, as {len(parts[-1]):,} rows"
 
 
 def _step(row: int, before: dict[int, Cells], after: dict[int, Cells], trace: Trace, veil: Veil) -> Iterator[str]:

@@ -68,23 +68,17 @@ def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
 
 
 def _counted(values: Series[Any]) -> tuple[int, Any, Any]:
-    import pyarrow as pa
+    from pyarrow import types
 
     from etl.tables.arrow import as_arrow, extremes
 
     if values.dtype == object:  # to make an Arrow array of it would cost more than all the rest
         return int(values.isna().sum()), None, None
     array = as_arrow(values)
-    kind = array.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or _is_time(kind)):
+    ranged = (types.is_integer, types.is_floating, types.is_decimal, types.is_date, types.is_timestamp)
+    if not any(is_kind(array.type) for is_kind in ranged):
         return array.null_count, None, None
     return array.null_count, *extremes(array)
-
-
-def _is_time(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_date(kind) or pa.types.is_timestamp(kind)
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from etl.drafts import disk_errors
@@ -45,9 +44,7 @@ class Quarantine:
         self._file = self.path.open("w", encoding="utf-8")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         with suppress(OSError):  # a full disk was told when rows were written
             self._file.close()
         self._folder.cleanup()
