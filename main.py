@@ -130,8 +130,7 @@ class Pipeline:
         return replace(self, extractor=extractor, transformers=(new_rows, *self.transformers), new_rows=new_rows)
 
     def _run(self, report: RunReport, *, force: bool, dry_run: bool, accept: bool) -> None:
-        from etl.recipe import recipe_of
-        from etl.repeats import repeats
+        from etl.repeats import recipe_of, repeats
 
         extracting = Account(self.extractor.name)
         with self.extractor.blamed(), extracting.timed():

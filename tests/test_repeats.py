@@ -23,7 +23,7 @@ from etl.guard import Guard
 from etl.ledger import Account
 from etl.loaders.local import LocalLoader
 from etl.loaders.s3 import S3Loader
-from etl.recipe import recipe_of
+from etl.repeats import recipe_of
 from etl.report import RunReport
 from etl.run import Source
 from etl.s3.client import shared_clients

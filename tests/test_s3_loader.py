@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from etl.base import Loader
 from etl.errors import ConfigError, EtlError, RetryLater
 from etl.loaders.s3 import S3Loader
-from etl.recipe import recipe_of
+from etl.repeats import recipe_of
 from etl.run import Published, Receipt, Run
 from etl.s3.options import MIB
 from tests.conftest import Bucket
