@@ -15,6 +15,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+    from main import Pipeline
     from tests.databases import Server
     from tests.files import Put
     from tests.s3_front import Front
@@ -117,6 +118,17 @@ def web() -> Iterator[WebServer]:
 
     with WebServer() as server:
         yield server
+
+
+@pytest.fixture
+def lego(web: WebServer, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """The LEGO pipeline, as its file describes it, from the sample at ``/lego.zip`` of ``web`` to the bucket."""
+    from main import Pipeline
+    from samples.make_sample import make_sample
+
+    monkeypatch.setenv("LEGO_URL", web.serve("/lego.zip", make_sample(), etag='"1"'))
+    monkeypatch.setenv("S3_BUCKET", bucket.name)
+    return Pipeline.from_file("pipelines/lego.toml")
 
 
 @pytest.fixture(scope="session")

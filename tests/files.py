@@ -11,6 +11,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from importlib.util import find_spec
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -99,6 +100,22 @@ def edited_workbook(part: str, old: bytes, new: bytes) -> bytes:
             for name in book.namelist():
                 copy.writestr(name, book.read(name).replace(old, new) if name == part else book.read(name))
     return file.getvalue()
+
+
+def local_pipeline(folder: Path, more: str = "") -> Path:
+    """A pipeline file that publishes ``orders.csv`` of the folder as ``out/orders.parquet``. ``more``: other tables."""
+    file = folder / "orders.toml"
+    file.write_text(f"""
+        max_rejects = 10
+        [extract]
+        type = "FilesExtractor"
+        path = "{folder}/orders.csv"
+        [load]
+        type = "LocalLoader"
+        path = "{folder}/out/orders.parquet"
+        {more}
+    """)
+    return file
 
 
 def lines(*records: Any) -> bytes:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pytest
 from pandas import DataFrame, Series
 
 from benchmarks.data import make_zip
@@ -27,8 +26,7 @@ from etl.ledger import Account
 from etl.run import Published, Receipt, Run
 from etl.tables.arrow import array_of
 from main import Pipeline
-from samples.make_sample import make_sample
-from tests.conftest import PROJECT, Bucket
+from tests.conftest import PROJECT
 from tests.s3_front import Front
 from tests.web import WebServer
 
@@ -37,20 +35,6 @@ BATCH_ROWS = 8_192
 # Arrow's peak, in batches: those of two queues and three stages, two in a row group that is collected and two in one
 # that is written, what the reader has at hand, and some air.
 MOST_BATCHES_OF_MEMORY = 20
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with WebServer() as server:
-        server.serve("/lego.zip", make_sample(), etag='"1"')
-        yield server
-
-
-@pytest.fixture
-def lego(web: WebServer, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    monkeypatch.setenv("LEGO_URL", web.url("/lego.zip"))
-    monkeypatch.setenv("S3_BUCKET", bucket.name)
-    return Pipeline.from_file("pipelines/lego.toml")
 
 
 def calls(front: Front) -> Counter[str]:

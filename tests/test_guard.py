@@ -30,6 +30,7 @@ from etl.run import Source
 from main import Pipeline, main
 from tests.any_split import table
 from tests.conftest import Bucket
+from tests.files import local_pipeline
 
 
 def shape(frame: DataFrame) -> dict[str, Any]:
@@ -308,19 +309,9 @@ def test_a_rollback_takes_its_figures_along(bucket: Bucket) -> None:
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "a.csv"
+    source = tmp_path / "orders.csv"
     source.write_text("a\n1\n2\n3\n")
-    file = tmp_path / "a.toml"
-    file.write_text(f"""
-        [extract]
-        type = "FilesExtractor"
-        path = "{source}"
-        [load]
-        type = "LocalLoader"
-        path = "{tmp_path}/out/a.csv"
-        [guard]
-        fewer_rows = "50%"
-    """)
+    file = local_pipeline(tmp_path, "[guard]\nfewer_rows = '50%'")
     arguments = ["run", str(file), "--env-file", os.devnull]
     assert main(arguments) == 0
     source.write_text("a\n1\n2\n")

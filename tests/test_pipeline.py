@@ -36,26 +36,12 @@ from etl.transformers.lego import LegoCleaner
 from main import Pipeline, main
 from samples.make_sample import make_sample
 from tests.conftest import PROJECT, Bucket
+from tests.files import local_pipeline
 from tests.s3_front import Call, Front
 from tests.web import WebServer
 
 KEY = "lego/lego_sets.parquet"
 SUMMARY = "read 600 = published 594 + rejected 5 + dropped 1"
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with WebServer() as server:
-        server.serve("/lego.zip", make_sample(), etag='"1"')
-        yield server
-
-
-@pytest.fixture
-def lego(web: WebServer, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    """The LEGO pipeline, as its file describes it, between the two servers."""
-    monkeypatch.setenv("LEGO_URL", web.url("/lego.zip"))
-    monkeypatch.setenv("S3_BUCKET", bucket.name)
-    return Pipeline.from_file("pipelines/lego.toml")
 
 
 def reports(bucket: Bucket) -> list[dict[str, Any]]:
@@ -489,7 +475,7 @@ def test_a_run_that_failed_has_failed_whether_or_not_somebody_reads_that(tmp_pat
         sys.executable,
         str(PROJECT / "main.py"),
         "run",
-        missing_file(tmp_path),
+        str(local_pipeline(tmp_path)),
         "--json",
         "--env-file",
         os.devnull,
@@ -505,20 +491,6 @@ def test_a_stdout_that_was_closed_before_is_no_error() -> None:
     command = [sys.executable, str(PROJECT / "main.py"), "schema", "LegoCleaner", "--env-file", os.devnull]
     done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def missing_file(folder: Path) -> str:
-    """A pipeline that reads one."""
-    file = folder / "missing.toml"
-    file.write_text(f"""
-        [extract]
-        type = "FilesExtractor"
-        path = "{folder}/missing.csv"
-        [load]
-        type = "LocalLoader"
-        path = "{folder}/out.csv"
-    """)
-    return str(file)
 
 
 def test_json_is_all_there_is_on_stdout(lego: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -569,20 +541,14 @@ def test_check_looks_for_a_place_for_the_lock(
 
 def test_check_looks_for_the_files_of_the_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "orders.csv").write_text("id,country\n1,DE\n")
-    file = tmp_path / "orders.toml"
-    file.write_text(f"""
-        [extract]
-        type = "FilesExtractor"
-        path = "{tmp_path}/orders.csv"
+    lookup = f"""
         [[transform]]
         type = "Lookup"
         file = "{tmp_path}/countries.csv"
         on = {{ country = "code" }}
         take = ["name"]
-        [load]
-        type = "LocalLoader"
-        path = "{tmp_path}/out.csv"
-    """)
+    """
+    file = local_pipeline(tmp_path, lookup)
     assert main(["check", str(file), "--env-file", os.devnull]) == 78
     assert "FAIL  steps        Lookup: there is no file" in capsys.readouterr().out
     (tmp_path / "countries.csv").write_text("code,name\nDE,Germany\n")
@@ -609,7 +575,7 @@ def test_python_is_enough(web: WebServer, bucket: Bucket) -> None:
     """As a library, without a file."""
     report: RunReport = Pipeline(
         "lego",
-        ZipUrlExtractor(url=web.url("/lego.zip"), member="*sets.csv"),
+        ZipUrlExtractor(url=web.serve("/lego.zip", make_sample()), member="*sets.csv"),
         [LegoCleaner()],
         S3Loader(bucket=bucket.name, key="a.csv.gz"),
     ).run()
@@ -657,16 +623,7 @@ def test_versions_and_rollback(lego: Pipeline, bucket: Bucket, capsys: pytest.Ca
 
 @pytest.mark.parametrize("command", ["bucket", "iam"])
 def test_bucket_commands_need_a_bucket(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "local.toml"
-    file.write_text(f"""
-        [extract]
-        type = "ZipUrlExtractor"
-        url = "https://example.com/a.zip"
-        [load]
-        type = "LocalLoader"
-        path = "{tmp_path}/a.csv"
-    """)
-    assert main([command, str(file), "--env-file", os.devnull]) == 78
+    assert main([command, str(local_pipeline(tmp_path)), "--env-file", os.devnull]) == 78
     assert "publishes with LocalLoader, which has no bucket" in capsys.readouterr().err
 
 

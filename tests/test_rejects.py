@@ -42,6 +42,7 @@ from etl.transformers.values import CleanText, ReplaceValues
 from main import Pipeline, main
 from tests.any_split import AnySplitContract, table
 from tests.conftest import PROJECT, Bucket
+from tests.files import local_pipeline
 
 ORDERS = """\
 Order No,E-Mail,Amount
@@ -87,19 +88,7 @@ def rejects_of(report: RunReport, loader: Any) -> list[dict[str, Any]]:
 class TestShowing:
     @pytest.fixture(autouse=True)
     def _run(self, orders: Path, tmp_path: Path) -> None:
-        self.file = tmp_path / "orders.toml"
-        self.file.write_text(f"""
-            max_rejects = 10
-            [extract]
-            type = "FilesExtractor"
-            path = "{orders}"
-            [[transform]]
-            type = "CastTypes"
-            types = {{ Amount = "int32" }}
-            [load]
-            type = "LocalLoader"
-            path = "{tmp_path}/out/orders.parquet"
-        """)
+        self.file = local_pipeline(tmp_path, "[[transform]]\ntype = 'CastTypes'\ntypes.Amount = 'int32'")
         self.report = Pipeline.from_file(self.file).run()
         self.folder = tmp_path
 
@@ -683,17 +672,8 @@ class TestExplaining:
         with pytest.raises(ConfigError, match="should be a row number"):
             self.shown("first", capsys)
 
-    def test_from_the_command_line(self, orders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        file = tmp_path / "orders.toml"
-        file.write_text(f"""
-            [extract]
-            type = "FilesExtractor"
-            path = "{orders}"
-            [load]
-            type = "LocalLoader"
-            path = "{tmp_path}/out/orders.parquet"
-        """)
-        assert main(["run", str(file), "--explain", "1", "--env-file", os.devnull]) == 0
+    def test_from_the_command_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["run", str(local_pipeline(tmp_path)), "--explain", "1", "--env-file", os.devnull]) == 0
         assert "published" in capsys.readouterr().out
         assert not self.out.exists()
 
