@@ -1,15 +1,12 @@
-"""The demo: runs the LEGO pipeline for real, against a web server and an S3 server inside this process."""
+"""The demo: runs the LEGO pipeline for real, from and to an S3 server inside this process."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +17,7 @@ if TYPE_CHECKING:
     from main import Pipeline
 
 SAMPLE = PROJECT / "samples" / "lego_sets_sample.zip"
+SOURCE_BUCKET = "demo-source"  # everybody may read it, as that of the real table
 BUCKET = "demo-bucket"
 OUTPUT = "demo-output"
 _PREVIEW_COLUMNS = ["set_id", "name", "year", "theme", "pieces", "us_retail_price"]
@@ -31,7 +29,7 @@ def run_demo(load: Callable[[Path], Pipeline]) -> int:
     output = Path.cwd() / OUTPUT
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(exist_ok=True)
-    with _web_server() as web_url, _s3_server() as s3_url, _environment(web_url, s3_url, output):
+    with _s3_server() as s3_url, _environment(s3_url, output):
         pipeline = load(PROJECT / "pipelines" / "lego.toml")
         first = pipeline.run()
         for line in first.details():
@@ -46,21 +44,6 @@ def run_demo(load: Callable[[Path], Pipeline]) -> int:
     shutil.rmtree(output / ".cache", ignore_errors=True)
     _show(output, files)
     return again.exit_code
-
-
-@contextmanager
-def _web_server() -> Iterator[str]:
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_arguments: Any) -> None:
-            return None
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(SAMPLE.parent)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/{SAMPLE.name}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextmanager
@@ -81,13 +64,13 @@ def _s3_server() -> Iterator[str]:
 
 
 @contextmanager
-def _environment(web_url: str, s3_url: str, output: Path) -> Iterator[None]:
-    """Point the pipeline at the two servers, away from any real account, and put the environment back afterwards."""
+def _environment(s3_url: str, output: Path) -> Iterator[None]:
+    """Point the pipeline at the server, away from any real account, and put the environment back afterwards."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("AWS_", "S3_", "LEGO_"))]:
         del os.environ[name]
     os.environ.update(
-        LEGO_URL=web_url,
+        LEGO_URL=f"{s3_url}/{SOURCE_BUCKET}/{SAMPLE.name}",
         S3_BUCKET=BUCKET,
         AWS_ENDPOINT_URL=s3_url,
         AWS_ACCESS_KEY_ID="demo",
@@ -100,8 +83,11 @@ def _environment(web_url: str, s3_url: str, output: Path) -> Iterator[None]:
         no_proxy="127.0.0.1",
     )
     try:
-        _client().create_bucket(Bucket=BUCKET)
-        _client().put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+        client = _client()
+        client.create_bucket(Bucket=SOURCE_BUCKET)
+        client.put_object(Bucket=SOURCE_BUCKET, Key=SAMPLE.name, Body=SAMPLE.read_bytes(), ACL="public-read")
+        client.create_bucket(Bucket=BUCKET)
+        client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
         yield
     finally:
         os.environ.clear()
