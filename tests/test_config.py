@@ -60,14 +60,11 @@ def pipeline_file(tmp_path: Path, text: str) -> Path:
 
 
 def test_builds_the_steps(tmp_path: Path) -> None:
-    config = Pipeline.from_file(pipeline_file(tmp_path, GOOD))
-    assert config.name == "test"
-    assert [step.name for step in (config.extractor, *config.transformers, config.loader)] == [
-        "ZipUrlExtractor",
-        "LegoCleaner",
-        "S3Loader",
-    ]
-    assert config.loader.model_dump()["bucket"] == "my-bucket"
+    pipeline = Pipeline.from_file(pipeline_file(tmp_path, GOOD))
+    assert pipeline.name == "test"
+    steps = (pipeline.extractor, *pipeline.transformers, pipeline.loader)
+    assert [step.name for step in steps] == ["ZipUrlExtractor", "LegoCleaner", "S3Loader"]
+    assert pipeline.loader.model_dump()["bucket"] == "my-bucket"
 
 
 def test_environment_fills_in_and_defaults_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,17 +195,17 @@ def test_own_class_is_found_in_a_module(tmp_path: Path, monkeypatch: pytest.Monk
         "        return batch\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = Pipeline.from_file(pipeline_file(tmp_path, GOOD.replace("LegoCleaner", "my_steps:Nothing")))
-    assert config.transformers[0].name == "Nothing"
+    pipeline = Pipeline.from_file(pipeline_file(tmp_path, GOOD.replace("LegoCleaner", "my_steps:Nothing")))
+    assert pipeline.transformers[0].name == "Nothing"
 
 
 def test_set_changes_options(tmp_path: Path) -> None:
     overrides = ["load.key=other/b.csv", "extract.batch_rows=10", "extract.csv.delimiter=;", "max_rejects=5"]
-    config = Pipeline.from_file(pipeline_file(tmp_path, GOOD), overrides)
-    assert config.loader.model_dump()["key"] == "other/b.csv"
-    assert config.extractor.batch_rows == 10
-    assert config.extractor.model_dump()["csv"]["delimiter"] == ";"
-    assert config.max_rejects == 5
+    pipeline = Pipeline.from_file(pipeline_file(tmp_path, GOOD), overrides)
+    assert pipeline.loader.model_dump()["key"] == "other/b.csv"
+    assert pipeline.extractor.batch_rows == 10
+    assert pipeline.extractor.model_dump()["csv"]["delimiter"] == ";"
+    assert pipeline.max_rejects == 5
 
 
 @pytest.mark.parametrize("override", ["load.key", "transform.7.themes=1", "name.first=1"])

@@ -41,6 +41,7 @@ from tests.s3_front import Call, Front
 from tests.web import WebServer
 
 KEY = "lego/lego_sets.parquet"
+MAIN = [sys.executable, str(PROJECT / "main.py")]
 SUMMARY = "read 600 = published 594 + rejected 5 + dropped 1"
 
 
@@ -406,7 +407,7 @@ def run_main(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     bare = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     ours = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "ETL_", "LEGO_", "S3_"))}
     return subprocess.run(
-        [sys.executable, str(PROJECT / "main.py"), "--env-file", os.devnull, *arguments],
+        [*MAIN, "--env-file", os.devnull, *arguments],
         env={**bare, **ours, **environment},
         cwd="/",
         stdin=subprocess.DEVNULL,
@@ -459,7 +460,7 @@ finally:
 
 
 def test_a_reader_who_has_seen_enough_is_no_error() -> None:
-    command = [sys.executable, str(PROJECT / "main.py"), "schema", "LegoCleaner", "--env-file", os.devnull]
+    command = [*MAIN, "schema", "LegoCleaner", "--env-file", os.devnull]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(command, env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -471,15 +472,7 @@ def test_a_reader_who_has_seen_enough_is_no_error() -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_run_that_failed_has_failed_whether_or_not_somebody_reads_that(tmp_path: Path, unbuffered: str) -> None:
-    command = [
-        sys.executable,
-        str(PROJECT / "main.py"),
-        "run",
-        str(local_pipeline(tmp_path)),
-        "--json",
-        "--env-file",
-        os.devnull,
-    ]
+    command = [*MAIN, "run", str(local_pipeline(tmp_path)), "--json", "--env-file", os.devnull]
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout
@@ -488,7 +481,7 @@ def test_a_run_that_failed_has_failed_whether_or_not_somebody_reads_that(tmp_pat
 
 
 def test_a_stdout_that_was_closed_before_is_no_error() -> None:
-    command = [sys.executable, str(PROJECT / "main.py"), "schema", "LegoCleaner", "--env-file", os.devnull]
+    command = [*MAIN, "schema", "LegoCleaner", "--env-file", os.devnull]
     done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -630,9 +623,8 @@ def test_bucket_commands_need_a_bucket(command: str, tmp_path: Path, capsys: pyt
 @pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # which leads nowhere
-    command = [sys.executable, str(PROJECT / "main.py"), "demo"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, **proxy}, capture_output=True, text=True, check=True
+        [*MAIN, "demo"], cwd=tmp_path, env={**os.environ, **proxy}, capture_output=True, text=True, check=True
     )
     assert SUMMARY in done.stdout
     assert "unchanged" in done.stdout
