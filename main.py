@@ -221,12 +221,12 @@ class Pipeline:
         quarantine: Quarantine,
     ) -> Iterator[DataFrame]:
         for batch, rejects in extracted:
-            result = batch
-            for number, (transformer, account) in enumerate(zip(self.transformers, accounts, strict=True)):
-                quarantine.veil.see(number, result.columns)
+            result, columns = batch, [batch.columns]
+            for transformer, account in zip(self.transformers, accounts, strict=True):
                 result = transformer.transform(result, account)
+                columns.append(result.columns)
                 rejects += account.take_rejects()
-            quarantine.veil.see(len(accounts), result.columns)
+            quarantine.veil.see(columns)
             quarantine.add(rejects, batch, result)
             yield result
 

@@ -126,7 +126,8 @@ def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
         for split in splits:
             reading.begin()  # another may have rows of the same numbers
             for batch in split.extract(reading):
-                stages = _stages(batch, pipeline.transformers, traces, veil)
+                stages = _stages(batch, pipeline.transformers, traces)
+                veil.see(stage.columns for stage in stages)
                 reading.rejects = reading.take_rejects()
                 for row in sought.among(stages, reading.rejects):
                     place = f"row {row:,} of {batch.attrs.get('source', source)}"
@@ -138,17 +139,13 @@ def _journeys(pipeline: Pipeline, sought: Wanted) -> Iterator[Iterator[str]]:
             trace.close()
 
 
-def _stages(
-    batch: DataFrame, transformers: Sequence[Transformer], traces: Sequence[Trace], veil: Veil
-) -> list[DataFrame]:
+def _stages(batch: DataFrame, transformers: Sequence[Transformer], traces: Sequence[Trace]) -> list[DataFrame]:
     """The batch before the first transformer and after each."""
     stages = [batch]
-    for number, (transformer, trace) in enumerate(zip(transformers, traces, strict=True)):
+    for transformer, trace in zip(transformers, traces, strict=True):
         trace.begin()
-        veil.see(number, stages[-1].columns)
         stages.append(transformer.transform(stages[-1], trace))
         trace.rejects = trace.take_rejects()
-    veil.see(len(traces), stages[-1].columns)
     return stages
 
 

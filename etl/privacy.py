@@ -27,12 +27,11 @@ class Veil:
         self._columns: list[list[str]] = []
         self._hidden: list[set[str]] = []
 
-    def see(self, step: int, columns: Iterable[Any]) -> None:
-        """Note the columns that rows have before the transformer number ``step``, or behind the last one."""
-        if self._hides and step == len(self._columns):
-            self._columns.append([str(name) for name in columns])
-            if step == len(self._transformers):
-                self._hidden = self._traced_back()
+    def see(self, stages: Iterable[Iterable[Any]]) -> None:
+        """Note the columns that rows have before each transformer, and behind the last one."""
+        if self._hides and not self._hidden:
+            self._columns = [[str(name) for name in columns] for columns in stages]
+            self._hidden = self._traced_back()
 
     def _traced_back(self) -> list[set[str]]:
         """The hidden columns before each transformer, and behind the last one: none."""
