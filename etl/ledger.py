@@ -126,8 +126,7 @@ class Account:
         """Count repairs that are not a comparison of two Series."""
         repair = self._repair(rule)
         repair.count += count
-        room = MAX_SAMPLES - len(repair.samples)
-        repair.samples.extend((samples or [])[: max(room, 0)])
+        repair.samples += (samples or [])[: MAX_SAMPLES - len(repair.samples)]
 
     def warn(self, message: str) -> None:
         """Say something once that a person should know; it goes to the log and to the report."""

@@ -63,7 +63,7 @@ def test_an_unchanged_run_costs_one_request_on_each_side(lego: Pipeline, web: We
     assert calls(front) == {"HEAD lego/lego_sets.parquet": 1}
 
 
-def test_a_change_that_changes_no_row_costs_one_request_more(lego: Pipeline, web: WebServer, front: Front) -> None:
+def test_a_change_that_changes_no_row_costs_one_request_more(lego: Pipeline, front: Front) -> None:
     first = lego.run()
     changed = Pipeline.from_file("pipelines/lego.toml", ["load.parquet.row_group_rows=100000"])
     front.calls.clear()
@@ -83,7 +83,7 @@ def test_a_change_that_changes_no_row_costs_one_request_more(lego: Pipeline, web
     assert calls(front) == {"HEAD lego/lego_sets.parquet": 1, f"GET {note}": 1}
 
 
-def test_every_byte_is_read_once(tmp_path: Path) -> None:
+def test_every_byte_is_read_once() -> None:
     content = b"id,name\n" + b"".join(b"%d,name of %d\n" % (number, number) for number in range(100_000))
     stream = CountingStream(content)
     rows = sum(map(len, read_csv(stream, CsvOptions(), Account("read"), batch_rows=BATCH_ROWS, source="x")))

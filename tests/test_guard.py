@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import math
 import os
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -222,9 +221,6 @@ class Rows(Extractor):
 
     def inspect(self) -> Source:
         return Source("rows:", f"{self.count} {self.nulls}")
-
-
-Making = Callable[..., Any]
 
 
 @pytest.fixture

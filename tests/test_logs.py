@@ -91,7 +91,7 @@ def test_json_lines_are_json() -> None:
     assert (entry["level"], entry["run_id"], entry["step"]) == ("INFO", "run-7", "download")
 
 
-def test_tracebacks_are_masked_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tracebacks_are_masked_too(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
     try:
         int("https://host/a?token=abcdef")

@@ -156,7 +156,7 @@ def test_dry_run_publishes_nothing(lego: Pipeline, bucket: Bucket) -> None:
     assert bucket.open_uploads() == []
 
 
-def test_batch_size_does_not_change_the_bytes(lego: Pipeline, bucket: Bucket) -> None:
+def test_batch_size_does_not_change_the_bytes(lego: Pipeline) -> None:
     first = lego.run()
     again = Pipeline.from_file("pipelines/lego.toml", ["extract.batch_rows=7"]).run()
     assert first.published is not None
@@ -164,7 +164,7 @@ def test_batch_size_does_not_change_the_bytes(lego: Pipeline, bucket: Bucket) ->
     assert again.published.sha256 == first.published.sha256
 
 
-def test_too_many_rejects_stop_the_run_and_the_old_data_stays(lego: Pipeline, bucket: Bucket, web: WebServer) -> None:
+def test_too_many_rejects_stop_the_run_and_the_old_data_stays(lego: Pipeline, bucket: Bucket) -> None:
     lego.run()
     old = bucket.body(KEY)
     strict = Pipeline.from_file("pipelines/lego.toml", ["max_rejects=4"])
@@ -207,7 +207,7 @@ def test_denied_write_is_a_permission_error(lego: Pipeline, bucket: Bucket) -> N
     assert report.error["step"] == "S3Loader"
 
 
-def test_a_second_run_on_this_machine_waits_for_another_day(lego: Pipeline, bucket: Bucket) -> None:
+def test_a_second_run_on_this_machine_waits_for_another_day(lego: Pipeline) -> None:
     with locked(lego.name):
         report = lego.run()
     assert report.exit_code == 75
@@ -254,9 +254,7 @@ def test_without_a_temporary_folder_a_run_fails_like_any_other(
     assert bucket.open_uploads() == []
 
 
-def test_a_bug_outside_of_a_step_has_an_exit_code_too(
-    lego: Pipeline, bucket: Bucket, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bug_outside_of_a_step_has_an_exit_code_too(lego: Pipeline) -> None:
     class Careless(Transformer):
         def describes(self) -> dict[str, dict[str, str]]:
             raise KeyError("nothing")
@@ -280,7 +278,7 @@ def test_a_cleaner_that_loses_rows_publishes_nothing(lego: Pipeline, bucket: Buc
     assert KEY not in bucket.objects()
 
 
-def test_two_steps_of_one_class_have_accounts_of_their_own(lego: Pipeline, bucket: Bucket) -> None:
+def test_two_steps_of_one_class_have_accounts_of_their_own(lego: Pipeline) -> None:
     pipeline = Pipeline(lego.name, lego.extractor, (LegoCleaner(), LegoCleaner()), lego.loader)
     report = pipeline.run()
     assert [account.step for account in report.steps] == ["ZipUrlExtractor", "LegoCleaner", "LegoCleaner-2", "S3Loader"]
@@ -430,7 +428,7 @@ def test_under_cron(lego: Pipeline, bucket: Bucket) -> None:
     assert len(bucket.versions(KEY)) == 1
 
 
-def test_an_unchanged_run_imports_neither_pandas_nor_pyarrow(lego: Pipeline, bucket: Bucket) -> None:
+def test_an_unchanged_run_imports_neither_pandas_nor_pyarrow(lego: Pipeline) -> None:
     lego.run()
     code = """
 import sys
