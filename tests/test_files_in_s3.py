@@ -104,7 +104,7 @@ class TestBrokenS3:
             self.web.serve("/bucket/sets.csv", self.BODY, etag='"1"')
             self.extractor = FilesExtractor(path="s3://bucket/sets.csv")
             self.extractor.inspect()
-            self.web.forget()
+            self.web.requests.clear()
             yield
 
     def test_a_broken_connection_is_taken_up_where_it_broke(self) -> None:

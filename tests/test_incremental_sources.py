@@ -360,7 +360,7 @@ class TestApi(IncrementalRuns):
     def test_every_page_is_asked_for_what_is_new(self) -> None:
         self.added()
         assert all("updated_after" not in query(request) for request in self.web.requests)
-        self.web.forget()
+        self.web.requests.clear()
         self.insert((4, "2026-02-01 00:00:00"))
         report = self.pipeline().run()
         assert outcome(report) == ("published", 3, 1)

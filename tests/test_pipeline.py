@@ -102,7 +102,7 @@ class TestARun:
 def test_running_again_costs_nothing(lego: Pipeline, bucket: Bucket, web: WebServer) -> None:
     lego.run()
     before = bucket.objects()
-    web.forget()
+    web.requests.clear()
     again = lego.run()
     assert (again.status, again.exit_code) == ("unchanged", 0)
     assert bucket.objects() == before

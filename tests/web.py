@@ -117,10 +117,6 @@ class WebServer:
     def redirect(self, path: str, to: str, status: int = 302) -> str:
         return self.serve(path, status=status, headers={"Location": to}, content_type="text/html")
 
-    def forget(self) -> None:
-        """Forget the requests so far."""
-        self.requests.clear()
-
     def take(self, request: Request) -> Answer:
         """Note the request and choose its answer."""
         self.requests.append(request)
