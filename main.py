@@ -344,10 +344,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _done(options: Namespace) -> int:
     """Do what the command line says, in the environment that ``.env`` adds to; returns the exit code."""
-    warnings = list(load_env(options.env_file))
+    warning = load_env(options.env_file)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # more would busily wait for linear algebra that never comes
     configure_logging(quiet=getattr(options, "json", False))
-    for warning in warnings:
+    if warning:
         log.warning(warning)
     exit_code = 0
     try:
