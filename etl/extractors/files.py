@@ -139,12 +139,10 @@ class FilesExtractor(FileOptions, Extractor):
         frame.attrs["source"] = file.uri
         if self.file_column is None:
             return frame
-        import pandas as pd
         import pyarrow as pa
 
         from etl.tables.arrow import with_columns
 
         if self.file_column in frame.columns:
             raise ConfigError(f"{file.uri}: has a column {self.file_column!r} itself; choose another file_column")
-        names = pd.Series(pa.repeat(file.uri, len(frame)), frame.index, pd.ArrowDtype(pa.string()))
-        return with_columns(frame, {self.file_column: names})
+        return with_columns(frame, {self.file_column: pa.repeat(file.uri, len(frame))})

@@ -144,12 +144,12 @@ class LearnedSchema(Transformer):
         return contract.model_copy(update={"columns": columns}) if lost else contract
 
     def _with_nulls(self, batch: DataFrame, lost: Sequence[str]) -> DataFrame:
-        import pandas as pd
+        import pyarrow as pa
 
         from etl.tables.arrow import with_columns
 
         columns = self._schema.columns
-        nulls = {name: pd.Series(None, batch.index, columns[name].dtype) for name in lost if name in columns}
+        nulls = {name: pa.nulls(len(batch), columns[name].arrow_type) for name in lost if name in columns}
         return with_columns(batch, nulls)
 
 

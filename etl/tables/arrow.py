@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame, Index, Series
 
+    from etl.ledger import Account
+
 Values: TypeAlias = Any  # a pyarrow.Array
 pc: Any = pyarrow.compute  # its stubs know neither all that it has nor all that it takes
 
@@ -56,17 +58,21 @@ def _one_array(chunked: Any) -> Values:
 
 def series_of(values: Values, like: Series[Any]) -> Series[Any]:
     """A column that holds ``values``, with the index and the name of ``like``."""
-    return pd.Series(pd.arrays.ArrowExtensionArray(pa.chunked_array([values])), index=like.index, name=like.name)
+    return pd.Series(_as_pandas(values), index=like.index, name=like.name)
 
 
-def with_columns(batch: DataFrame, columns: Mapping[str, Series[Any]]) -> DataFrame:
+def with_columns(batch: DataFrame, columns: Mapping[str, Values | Series[Any]]) -> DataFrame:
     """The batch with these columns in place of those of the same names, or behind the others."""
     if not columns:
         return batch
     result = batch.copy(deep=False)
     for name, values in columns.items():  # assign, which takes them as keywords, knows no column called self
-        result[name] = values
+        result[name] = values if isinstance(values, pd.Series) else _as_pandas(values)
     return result
+
+
+def _as_pandas(values: Values) -> pd.arrays.ArrowExtensionArray:
+    return pd.arrays.ArrowExtensionArray(pa.chunked_array([values]))
 
 
 def rows_kept(batch: DataFrame, mask: NDArray[np.bool_]) -> DataFrame:
@@ -77,6 +83,13 @@ def rows_kept(batch: DataFrame, mask: NDArray[np.bool_]) -> DataFrame:
     kept: Any = pa.array(mask)
     arrays = {values.name: pd.arrays.ArrowExtensionArray(as_arrow(values).filter(kept)) for values in columns}
     return pd.DataFrame(arrays, index=batch.index[mask], columns=batch.columns, copy=False)
+
+
+def reported(account: Account, rule: str, before: Values, after: Values, like: Series[Any]) -> Values:
+    """Report as repairs what differs; gives back ``after``. ``like``: has the rows' labels."""
+    if after is not before and not after.equals(before):
+        account.repair(rule, series_of(before, like), series_of(after, like))
+    return after
 
 
 def rows_where(mask: Values, index: Index[Any]) -> Index[Any]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
-from etl.tables.arrow import Values, array_of, as_text, check_columns, pc, series_of
+from etl.tables.arrow import Values, array_of, as_text, check_columns, pc
 from etl.tables.casting import cast
 from etl.tables.expressions import Parsed, literal_of, parse
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: pc.equal,
@@ -35,8 +35,8 @@ _TWO_TO_53 = float(2**53)
 _TWO_TO_62 = float(2**62)
 
 
-def evaluate(expression: str, batch: DataFrame, place: str) -> Series[Any]:
-    """The value of ``expression`` for each row: Arrow-backed, of a type that depends on the types of the columns only.
+def evaluate(expression: str, batch: DataFrame, place: str) -> Values:
+    """The value of ``expression`` for each row, of a type that depends on the types of the columns only.
 
     ``place``: the option that holds the expression, for errors. Raises DataError if a column is not there, and
     ConfigError if a value is of a kind that cannot be used like this.
@@ -48,13 +48,12 @@ def evaluate(expression: str, batch: DataFrame, place: str) -> Series[Any]:
         raise type(error)(f"{place}: {error.message}") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise ConfigError(f"{place}: {expression!r}: {error}") from error
-    rows = result if isinstance(result, pa.Array) else pa.repeat(result, len(batch))
-    return series_of(rows, batch.iloc[:, 0]).rename(None)
+    return result if isinstance(result, pa.Array) else pa.repeat(result, len(batch))
 
 
 def condition(expression: str, batch: DataFrame, place: str) -> Values:
     """Whether ``expression`` is true for each row; null where it cannot be told."""
-    values = array_of(evaluate(expression, batch, place))
+    values = evaluate(expression, batch, place)
     if not pa.types.is_boolean(values.type):
         raise ConfigError(
             f"{place}: {expression!r} is {_kind(values)}; it should be true or false, such as a comparison"

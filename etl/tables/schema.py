@@ -25,7 +25,6 @@ from etl.options import Options
 from etl.steps import did_you_mean
 
 if TYPE_CHECKING:
-    from pandas import ArrowDtype
     from pyarrow import DataType
 
 PLAIN_TYPES = ("text", "bool", "int16", "int32", "int64", "float64", "date", "timestamp")
@@ -145,12 +144,6 @@ class Column(Options):
     references: Reference | None = Field(default=None, description="A file's column in which the value must occur.")
     description: str = Field(default="", description="What the column means; it is published with the data.")
     unit: str = Field(default="", description="The unit of the values; it is published with the data.")
-
-    @property
-    def dtype(self) -> ArrowDtype:
-        import pandas as pd
-
-        return pd.ArrowDtype(self.arrow_type)
 
     @property
     def arrow_type(self) -> DataType:

@@ -103,14 +103,14 @@ class DeriveColumns(Transformer):
         return [name for name in columns if name in needed]
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, as_text, series_of, with_columns
+        from etl.tables.arrow import array_of, as_text, reported, with_columns
         from etl.tables.evaluation import evaluate
 
         for name, expression in self.columns.items():
             result = evaluate(expression, batch, f"columns.{name}")
             if name in batch.columns:
-                before, after = (series_of(as_text(array_of(values)), result) for values in (batch[name], result))
-                account.repair(f"{name}: derived", before, after)
+                before = as_text(array_of(batch[name]))
+                reported(account, f"{name}: derived", before, as_text(result), batch[name])
             batch = with_columns(batch, {name: result})
         return batch
 
@@ -127,16 +127,15 @@ class SplitColumn(Transformer):
         return [self.column] if column in self.into else [column]
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, as_text, check_columns, with_columns
 
         check_columns(batch, [self.column])
-        whole = batch[self.column]
         taken = [name for name in self.into if name in batch.columns and (name != self.column or self.keep)]
         if taken:
             raise DataError(f"there is a column {', '.join(taken)} already; split {self.column} into other names")
-        parts = _parts(as_text(array_of(whole)), self.separator, len(self.into))
+        parts = _parts(as_text(array_of(batch[self.column])), self.separator, len(self.into))
         rest = batch if self.keep else batch.drop(columns=self.column)
-        return with_columns(rest, {n: series_of(part, whole) for n, part in zip(self.into, parts, strict=True)})
+        return with_columns(rest, dict(zip(self.into, parts, strict=True)))
 
 
 def _parts(text: Values, separator: str, count: int) -> list[Values]:

@@ -83,15 +83,13 @@ class ExplodeJson(Transformer):
             return None
 
     def _with_fields(self, rows: DataFrame, elements: list[Fields]) -> DataFrame:
-        import pandas as pd
         import pyarrow as pa
 
         from etl.tables.arrow import with_columns
 
         fields = {}
         for number, name in enumerate(self.take):
-            texts = pa.array([element[number] for element in elements], pa.string())
-            fields[name] = pd.Series(texts, dtype=pd.ArrowDtype(pa.string()), index=rows.index)
+            fields[name] = pa.array([element[number] for element in elements], pa.string())
         return with_columns(rows, fields)
 
 

@@ -96,6 +96,8 @@ class LegoCleaner(Transformer):
 
 def _declared_columns(batch: DataFrame, account: Account) -> dict[str, Series]:
     """The declared columns by their new names, as Arrow-backed text. Case and underscores do not matter."""
+    from etl.tables.text import TEXT
+
     found = {_plain(str(name)): str(name) for name in batch.columns}
     missing = [column.name for column in COLUMNS if _plain(column.name) not in found]
     if missing:
@@ -104,7 +106,7 @@ def _declared_columns(batch: DataFrame, account: Account) -> dict[str, Series]:
     extra = [str(name) for name in batch.columns if name not in wanted.values()]
     if extra:
         account.warn(f"columns that are not published: {', '.join(extra)}")
-    return {name: batch[source].astype(COLUMNS[0].dtype) for name, source in wanted.items()}
+    return {name: batch[source].astype(TEXT) for name, source in wanted.items()}
 
 
 def _plain(name: str) -> str:

@@ -73,7 +73,7 @@ class Lookup(Transformer):
         return [] if column in self.take.values() else [column]
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, check_columns, with_columns
 
         check_columns(batch, self.on)
         taken = [name for name in self.take.values() if name in batch.columns]
@@ -82,8 +82,7 @@ class Lookup(Transformer):
         table: _Table = account.state
         found = table.find({there: array_of(batch[here]) for here, there in self.on.items()})
         self._report_unmatched(batch[found.is_null().to_numpy(zero_copy_only=False)], account)
-        like = batch[next(iter(self.on))]
-        return with_columns(batch, {n: series_of(table.take(old, found), like) for old, n in self.take.items()})
+        return with_columns(batch, {new: table.take(old, found) for old, new in self.take.items()})
 
     def _report_unmatched(self, rows: DataFrame, account: Account) -> None:
         from etl.tables.arrow import key_text

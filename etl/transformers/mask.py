@@ -65,13 +65,13 @@ class MaskColumns(Transformer):
         return () if self.keep_raw else self.columns
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, as_text, check_columns, with_columns
 
         check_columns(batch, self.columns)
         masked = {}
         for name in self.columns:
             text = as_text(array_of(batch[name]))
-            masked[name] = series_of(self._masked(text), batch[name])
+            masked[name] = self._masked(text)
             if shown := len(text) - text.null_count:
                 account.count_repairs(f"{name}: masked ({self.method})", shown)  # without samples: they would tell
         return with_columns(batch, masked)

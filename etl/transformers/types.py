@@ -32,16 +32,15 @@ class CastTypes(Transformer):
     invalid: _Invalid = Field(default="reject", description=_INVALID)
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, check_columns, with_columns
         from etl.tables.casting import cast, misfit
 
         check_columns(batch, self.types)
         typed = {}
         for name, type_name in self.types.items():
             raw = array_of(batch[name])
-            values = cast(raw, arrow_type(type_name))
-            _report_misfits(batch[name], raw, values, misfit(type_name), self.invalid, account)
-            typed[name] = series_of(values, batch[name])
+            typed[name] = cast(raw, arrow_type(type_name))
+            _report_misfits(batch[name], raw, typed[name], misfit(type_name), self.invalid, account)
         return with_columns(batch, typed)
 
 
@@ -81,7 +80,7 @@ class ParseDates(Transformer):
         return self
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import as_text, check_columns, with_columns
 
         check_columns(batch, self.columns)
         zone = f"[{self.zone}]" if self.zone else ""
@@ -89,10 +88,9 @@ class ParseDates(Transformer):
         parsed = {}
         for name in self.columns:
             raw = _text(batch[name], "ParseDates")
-            values = self._parsed(raw)
-            _report_misfits(batch[name], raw, values, rule, self.invalid, account)
-            _report_readings(batch[name], raw, as_text(values), f"{name}: read as a {self.to}", account)
-            parsed[name] = series_of(values, batch[name])
+            parsed[name] = self._parsed(raw)
+            _report_misfits(batch[name], raw, parsed[name], rule, self.invalid, account)
+            _report_readings(batch[name], raw, as_text(parsed[name]), f"{name}: read as a {self.to}", account)
         return with_columns(batch, parsed)
 
     def _parsed(self, raw: Values) -> Values:
@@ -142,7 +140,7 @@ class ParseNumbers(Transformer):
         return self
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import as_text, check_columns, with_columns
         from etl.tables.casting import cast, misfit
 
         check_columns(batch, self.columns)
@@ -150,11 +148,10 @@ class ParseNumbers(Transformer):
         for name in self.columns:
             raw = _text(batch[name], "ParseNumbers")
             plain = self._plain(raw)
-            values = cast(plain, arrow_type(self.to))
-            _report_misfits(batch[name], raw, values, misfit(self.to), self.invalid, account)
-            read = as_text(values) if self.percent else plain
+            parsed[name] = cast(plain, arrow_type(self.to))
+            _report_misfits(batch[name], raw, parsed[name], misfit(self.to), self.invalid, account)
+            read = as_text(parsed[name]) if self.percent else plain
             _report_readings(batch[name], raw, read, f"{name}: read as a number", account)
-            parsed[name] = series_of(values, batch[name])
         return with_columns(batch, parsed)
 
     def _plain(self, text: Values) -> Values:
@@ -203,7 +200,7 @@ def _report_misfits(
     values: Series[Any], raw: Values, typed: Values, rule: str, invalid: _Invalid, account: Account
 ) -> None:
     """Reject the rows whose value could not be read, or report that it was made null."""
-    from etl.tables.arrow import pc, rows_where, series_of
+    from etl.tables.arrow import pc, reported, rows_where
 
     if typed.null_count == raw.null_count:
         return
@@ -212,12 +209,11 @@ def _report_misfits(
         account.reject(rows_where(misfits, values.index), rule, column=str(values.name), values=values)
     else:
         kept = pc.if_else(misfits, None, raw)
-        account.repair(f"{values.name}: {rule}, made null", series_of(raw, values), series_of(kept, values))
+        reported(account, f"{values.name}: {rule}, made null", raw, kept, values)
 
 
 def _report_readings(values: Series[Any], raw: Values, read: Values, rule: str, account: Account) -> None:
     """Report the texts that were read as something that is written in another way."""
-    from etl.tables.arrow import pc, series_of
+    from etl.tables.arrow import pc, reported
 
-    if not read.equals(raw):
-        account.repair(rule, series_of(raw, values), series_of(pc.coalesce(read, raw), values))
+    reported(account, rule, raw, pc.coalesce(read, raw), values)

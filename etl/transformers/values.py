@@ -13,7 +13,7 @@ from etl.errors import ConfigError
 from etl.options import DifferentColumns
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
     from etl.ledger import Account
     from etl.tables.arrow import Values
@@ -37,7 +37,7 @@ class CleanText(Transformer):
     empty_to_null: bool = Field(default=True, description="Make empty text null.")
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, as_text, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, as_text, check_columns, reported, with_columns
 
         names = _text_columns(batch) if self.columns is None else self.columns
         check_columns(batch, names)
@@ -46,8 +46,8 @@ class CleanText(Transformer):
         for name in names:
             text = as_text(array_of(batch[name]))
             for rule, change in rules:
-                text = _reported(account, f"{name}: {rule}", text, change(text), batch[name])
-            cleaned[name] = series_of(text, batch[name])
+                text = reported(account, f"{name}: {rule}", text, change(text), batch[name])
+            cleaned[name] = text
         return with_columns(batch, cleaned)
 
     def _rules(self) -> Iterator[tuple[str, Callable[[Values], Values]]]:
@@ -71,14 +71,14 @@ class FillMissing(Transformer):
     values: dict[str, _Scalar] = Field(min_length=1, description="Column -> the value to put in.")
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, check_columns, pc, series_of, with_columns
+        from etl.tables.arrow import array_of, check_columns, pc, reported, with_columns
 
         check_columns(batch, self.values)
         filled = {}
         for name, value in self.values.items():
             before = array_of(batch[name])
             after = pc.fill_null(before, _as_type_of(before, [value], f"values.{name}")[0])
-            filled[name] = series_of(_reported(account, f"{name}: filled", before, after, batch[name]), batch[name])
+            filled[name] = reported(account, f"{name}: filled", before, after, batch[name])
         return with_columns(batch, filled)
 
 
@@ -90,14 +90,14 @@ class ReplaceValues(Transformer):
     )
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import array_of, check_columns, series_of, with_columns
+        from etl.tables.arrow import array_of, check_columns, reported, with_columns
 
         check_columns(batch, self.values)
         replaced = {}
         for name, spellings in self.values.items():
             before = array_of(batch[name])
             after = _replaced(before, spellings, f"values.{name}")
-            replaced[name] = series_of(_reported(account, f"{name}: replaced", before, after, batch[name]), batch[name])
+            replaced[name] = reported(account, f"{name}: replaced", before, after, batch[name])
         return with_columns(batch, replaced)
 
 
@@ -122,15 +122,6 @@ def _as_type_of(values: Values, options: list[Any], place: str) -> Values:
         if not fitted:
             raise ConfigError(f"{place}: {option!r} does not fit a column of type {values.type}")
     return typed
-
-
-def _reported(account: Account, rule: str, before: Values, after: Values, like: Series[Any]) -> Values:
-    """Report as repairs what differs; gives back ``after``."""
-    from etl.tables.arrow import series_of
-
-    if after is not before and not after.equals(before):
-        account.repair(rule, series_of(before, like), series_of(after, like))
-    return after
 
 
 def _text_columns(batch: DataFrame) -> list[str]:
