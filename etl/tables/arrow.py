@@ -39,6 +39,14 @@ def as_arrow(values: Series[Any]) -> Any:
     return pa.array(values, from_pandas=True)
 
 
+def arrow_columns(batch: DataFrame) -> dict[Any, Any] | None:
+    """All columns as ``as_arrow`` gives them, if Arrow backs every one, as nearly always; no two of one name."""
+    columns = [values for _, values in batch.items()]
+    if not batch.columns.is_unique or not all(isinstance(values.dtype, pd.ArrowDtype) for values in columns):
+        return None
+    return {values.name: as_arrow(values) for values in columns}
+
+
 def array_of(values: Series[Any]) -> Values:
     """The column as one Arrow array. Python objects become text, nested ones JSON; categories become their values."""
     if values.dtype == object:
@@ -77,12 +85,12 @@ def _as_pandas(values: Values) -> pd.arrays.ArrowExtensionArray:
 
 def rows_kept(batch: DataFrame, mask: NDArray[np.bool_]) -> DataFrame:
     """The rows for which ``mask`` is true. Columns that Arrow backs are filtered by Arrow, in half of pandas' time."""
-    columns = [values for _, values in batch.items()]
-    if not batch.columns.is_unique or not all(isinstance(values.dtype, pd.ArrowDtype) for values in columns):
+    columns = arrow_columns(batch)
+    if columns is None:
         return batch[mask]
-    kept: Any = pa.array(mask)
-    arrays = {values.name: pd.arrays.ArrowExtensionArray(as_arrow(values).filter(kept)) for values in columns}
-    return pd.DataFrame(arrays, index=batch.index[mask], columns=batch.columns, copy=False)
+    chosen: Any = pa.array(mask)
+    kept = {name: pd.arrays.ArrowExtensionArray(values.filter(chosen)) for name, values in columns.items()}
+    return pd.DataFrame(kept, index=batch.index[mask], columns=batch.columns, copy=False)
 
 
 def reported(account: Account, rule: str, before: Values, after: Values, like: Series[Any]) -> Values:

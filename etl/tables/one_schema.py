@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from etl.errors import DataError, EtlError
-from etl.tables.arrow import as_arrow, is_bytes, is_text, plain_type
+from etl.tables.arrow import arrow_columns, is_bytes, is_text, plain_type
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,8 +66,10 @@ def _place(batch: DataFrame) -> str:
 
 def _table(batch: DataFrame) -> pa.Table:
     try:
-        table = _as_it_is(batch)
-        if table is None:
+        columns = arrow_columns(batch)
+        if columns is not None:  # far quicker than to have pyarrow find out
+            table = pa.table(list(columns.values()), names=[str(name) for name in columns])
+        else:
             table = pa.Table.from_pandas(batch, preserve_index=False).replace_schema_metadata(None)
     except (pa.ArrowException, ValueError) as error:
         what = ": ".join(map(str, error.args))
@@ -77,16 +79,6 @@ def _table(batch: DataFrame) -> pa.Table:
         if plain != field.type:
             table = table.set_column(number, field.name, table.column(number).cast(plain))
     return table
-
-
-def _as_it_is(batch: DataFrame) -> pa.Table | None:
-    """A frame whose columns are all backed by Arrow, as nearly all are: far quicker than to have pyarrow find out."""
-    from pandas import ArrowDtype
-
-    columns = [values for _, values in batch.items()]
-    if not batch.columns.is_unique or not all(isinstance(values.dtype, ArrowDtype) for values in columns):
-        return None
-    return pa.table([as_arrow(values) for values in columns], names=[str(name) for name in batch.columns])
 
 
 def _names_with_values(table: pa.Table) -> list[str]:
