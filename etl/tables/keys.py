@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ Found = tuple[Mask, Words]  # for each row: did its key come before, and with wh
 _ROW_BYTES = 8 * LANES
 _FREE = np.iinfo(np.int32).max
 _ROWS_AT_ONCE = 1 << 16
-_WINDOW = 64  # slots
+_BLOCK_ROWS = 1 << 6
 _READS_AT_ONCE = 1 << 10
 
 
@@ -96,9 +96,8 @@ class _Table:
     """
 
     def __init__(self, memory: int) -> None:
-        self.slots = max(2, memory // (4 + _ROW_BYTES // 2) // _WINDOW) * _WINDOW
-        self.capacity = self.slots // 2
-        self._row_in: Numbers = np.full(self.slots, _FREE, np.int32)
+        self.capacity = max(64, memory // (2 * 4 + _ROW_BYTES))
+        self._row_in: Numbers = np.full(2 * self.capacity, _FREE, np.int32)
         self._rows: Rows = np.empty((LANES, self.capacity), np.uint64)
         self._count = 0
 
@@ -114,7 +113,7 @@ class _Table:
         end = self._count + rows.shape[1]
         self._rows[:, self._count : end] = rows
         numbers = np.arange(self._count, end, dtype=np.int32)
-        slots, holders = self._settle(_home_slots(rows, self.slots), numbers)
+        slots, holders = self._settle(_places(rows, len(self._row_in)), numbers)
         content = self._rows[CONTENT_LANE].take(holders)
         new = holders == numbers
         self._keep(rows.compress(new, axis=1), slots[new])
@@ -136,7 +135,7 @@ class _Table:
             at, mine, held_by = at.take(taken), mine.take(taken), held_by.take(taken)
             same = _same_keys(self._rows, mine, held_by)
             holders[mine[same] - numbers[0]] = held_by[same]
-            at, mine = (at[~same] + 1) % self.slots, mine[~same]
+            at, mine = (at[~same] + 1) % len(self._row_in), mine[~same]
             slots[mine - numbers[0]] = at
         return slots, holders
 
@@ -147,23 +146,18 @@ class _Table:
         self._row_in[slots] = np.arange(self._count, end, dtype=np.int32)
         self._count = end
 
-    def in_slot_order(self) -> Iterator[Rows]:
-        """Yield the rows in the order of their slots, many at a time."""
-        for part in _parts(self.slots, _ROWS_AT_ONCE):
-            numbers = self._row_in[part]
-            yield self._rows.take(numbers[numbers != _FREE], axis=1)
-
-    def window_starts(self) -> Numbers:
-        """How many rows stand in slots before each window, and before the end."""
-        taken = np.count_nonzero((self._row_in != _FREE).reshape(-1, _WINDOW), axis=1)
-        return np.concatenate(([0], np.cumsum(taken))).astype(np.int32)
+    def in_order(self) -> Iterator[Rows]:
+        """Yield the rows in the order of the first word of their keys, many at a time."""
+        order = np.argsort(self._rows[0, : self._count])
+        for part in _parts(self._count, _ROWS_AT_ONCE):
+            yield self._rows.take(order[part], axis=1)
 
 
 class _TablesOnDisk:
     """Full tables, one after the other in a file, behind a Bloom filter. No key is in two of them.
 
-    The rows of a table stand in the order of their slots, without the free ones. Where the rows of each window of slots
-    begin is kept in memory, at 1/8 byte a row, so that looking for a key takes one read.
+    The rows of a table stand in the order of their keys. The first key of each block of them is kept in memory, at 1/8
+    byte a row, so that looking for a key takes one read.
     """
 
     def __init__(self, memory: int, folder: Path | None) -> None:
@@ -175,11 +169,12 @@ class _TablesOnDisk:
         """Write the rows of the table. Raises OSError, with the folder, if the disk is full."""
         if not self._tables:
             self._open()
-        stored = _StoredTable(self._file.tell(), table.slots, table.window_starts())
-        for rows in table.in_slot_order():
+        start, first_words = self._file.tell(), []
+        for rows in table.in_order():
             self._write(np.ascontiguousarray(rows.T))
             self._filter.add(rows)
-        self._tables.append(stored)
+            first_words.append(rows[0, ::_BLOCK_ROWS].copy())
+        self._tables.append(_StoredTable(start, self._file.tell(), np.concatenate(first_words)))
 
     def find(self, rows: Rows) -> Found:
         """Look up the keys."""
@@ -217,36 +212,31 @@ class _TablesOnDisk:
         return found, content
 
 
-class _StoredTable:
-    """Where the rows of one table are: from ``offset`` on, those of each window from its start on."""
+class _StoredTable(NamedTuple):
+    """Where the rows of one table are in the file, and the first word of each of its blocks of rows."""
 
-    def __init__(self, offset: int, slots: int, starts: Numbers) -> None:
-        self._offset = offset
-        self._slots = slots
-        self._starts = starts
+    start: int
+    end: int
+    first_words: Words
 
     def find(self, keys: Rows, file: int) -> Found:
-        """Look up the keys. Each is in its home window or the next, or if that is full perhaps in the one after it."""
+        """Look up the keys, in as many blocks as may hold their first word: one, or seldom two."""
         found, content = _nothing_found(keys.shape[1])
-        todo = np.arange(keys.shape[1])
-        windows, span = _home_slots(keys, self._slots) // _WINDOW, 2
-        while len(todo):
-            ends = windows + span
-            rows, which = self._read(file, self._starts[windows], self._starts[ends])
-            hit = np.flatnonzero((rows[0] == keys[0, todo[which]]) & (rows[1] == keys[1, todo[which]]))
-            found[todo[which[hit]]], content[todo[which[hit]]] = True, rows[CONTENT_LANE, hit]
-            full = self._starts[ends] - self._starts[ends - 1] == _WINDOW
-            further = np.flatnonzero(full & ~found[todo])
-            todo, windows, span = todo[further], ends[further] % (self._slots // _WINDOW), 1
+        first = np.maximum(np.searchsorted(self.first_words, keys[0], side="left") - 1, 0)
+        after = np.searchsorted(self.first_words, keys[0], side="right")
+        rows, which = self._read(file, first, after)
+        hit = np.flatnonzero((rows[0] == keys[0, which]) & (rows[1] == keys[1, which]))
+        found[which[hit]], content[which[hit]] = True, rows[CONTENT_LANE, hit]
         return found, content
 
-    def _read(self, file: int, starts: Numbers, ends: Numbers) -> tuple[Rows, Places]:
-        """The rows of all the stretches, and which stretch each is from."""
-        counts = ends - starts
-        offsets = self._offset + starts.astype(np.int64) * _ROW_BYTES
-        reads = zip((counts * _ROW_BYTES).tolist(), offsets.tolist(), strict=True)
-        data = b"".join([os.pread(file, size, offset) for size, offset in reads])
-        return np.frombuffer(data, np.uint64).reshape(-1, LANES).T, np.repeat(np.arange(len(counts)), counts)
+    def _read(self, file: int, first: Places, after: Places) -> tuple[Rows, Places]:
+        """The rows of all the stretches of blocks, and which stretch each is from."""
+        starts, ends = (self.start + blocks * (_BLOCK_ROWS * _ROW_BYTES) for blocks in (first, after))
+        sizes = np.minimum(ends, self.end) - starts
+        reads = zip(sizes.tolist(), starts.tolist(), strict=True)
+        data = b"".join([os.pread(file, size, start) for size, start in reads])
+        which = np.repeat(np.arange(len(sizes)), sizes // _ROW_BYTES)
+        return np.frombuffer(data, np.uint64).reshape(-1, LANES).T, which
 
 
 class _BloomFilter:
@@ -290,11 +280,6 @@ def _places(rows: Rows, count: int) -> Places:
     """The one of ``count`` places that each key points at, in proportion to its first 32 bits."""
     places: Places = (((rows[0] >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)).astype(np.intp)
     return places
-
-
-def _home_slots(rows: Rows, slots: int) -> Places:
-    """Where each key is, unless others were there first: never in the last window, so that each has one behind it."""
-    return _places(rows, slots - _WINDOW)
 
 
 def _same_keys(rows: Rows, some: NDArray[Any], others: NDArray[Any]) -> Mask:
