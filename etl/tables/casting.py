@@ -44,10 +44,10 @@ def cast(values: Values, kind: Any) -> Values:
         return as_text(values)
     if types.is_boolean(kind) or types.is_decimal(kind) or not _are_akin(values.type, kind):
         values = as_text(values)
-        return _finite(values.cast(kind) if values.null_count == len(values) else _parser(kind)(values, kind))
+        return finite(values.cast(kind) if values.null_count == len(values) else _parser(kind)(values, kind))
     if types.is_temporal(kind):
         return _between_times(values, kind)
-    return _finite(_between_numbers(values, kind))
+    return finite(_between_numbers(values, kind))
 
 
 def misfit(type_name: str) -> str:
@@ -281,8 +281,9 @@ def each_distinct(values: Values, parse: Callable[[Any], Any], kind: pa.DataType
     return pa.array([parsed(value) for value in coded.dictionary.to_pylist()], kind).take(coded.indices)
 
 
-def _finite(numbers: Values) -> Values:
+def finite(numbers: Values) -> Values:
+    """With null for infinity and NaN."""
     if not pa.types.is_floating(numbers.type):
         return numbers
-    finite = pc.is_finite(numbers)
-    return numbers if pc.all(finite).as_py() in (True, None) else pc.if_else(finite, numbers, None)
+    kept = pc.is_finite(numbers)
+    return numbers if pc.all(kept).as_py() in (True, None) else pc.if_else(kept, numbers, None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from decimal import Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
 from etl.tables.arrow import Values, array_of, as_text, check_columns, pc
-from etl.tables.casting import cast
+from etl.tables.casting import cast, finite
 from etl.tables.expressions import Parsed, literal_of, parse
 
 if TYPE_CHECKING:
@@ -99,10 +100,7 @@ class _Evaluation:
 
     def _all_or_any(self, node: ast.BoolOp) -> Values:
         combine = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-        first, *others = (self._truth(part) for part in node.values)
-        for other in others:
-            first = combine(first, other)
-        return first
+        return reduce(combine, map(self._truth, node.values))
 
     def _truth(self, node: ast.expr) -> Values:
         value = self.value(node)
@@ -136,11 +134,7 @@ class _Evaluation:
 
     def _among(self, value: Values, choices: Any, node: ast.expr) -> Values:
         literals = [pa.scalar(literal_of(element, self._parsed)) for element in choices.elts]
-        found = None
-        for literal in literals:
-            equal = pc.equal(*self._alike([value, literal], node))
-            found = equal if found is None else pc.or_kleene(found, equal)
-        return found
+        return reduce(pc.or_kleene, (pc.equal(*self._alike([value, literal], node)) for literal in literals))
 
     def _alike(self, values: list[Values], node: ast.expr) -> list[Values]:
         """The values in one type that Arrow can compare or mix."""
@@ -182,7 +176,7 @@ class _Evaluation:
             result = _computed(operator, left, right)
         except pa.ArrowInvalid as error:
             raise self._problem(node, f"{error}; number() makes floats of decimals") from error
-        return _finite(result)
+        return finite(result)
 
     # -- functions --------------------------------------------------------------------------------------
 
@@ -277,10 +271,6 @@ def _rounded(number: Values, digits: int = 0) -> Values:
         return number
     has_fraction = pc.less(pc.abs(number), _TWO_TO_53)
     return pc.if_else(has_fraction, pc.round(pc.if_else(has_fraction, number, 0.0), digits), number)
-
-
-def _finite(values: Values) -> Values:
-    return pc.if_else(pc.is_finite(values), values, None) if pa.types.is_floating(values.type) else values
 
 
 def _converted(kind: pa.DataType) -> Callable[[Values], Values]:

@@ -74,12 +74,6 @@ def normalised(values: Values, form: str) -> Values:
     return values if _is_ascii(_bytes(values)) else pc.utf8_normalize(values, form=form)
 
 
-def in_case(values: Values, case: str) -> Values:
-    """In lower, upper or title case."""
-    change = {"lower": pc.utf8_lower, "upper": pc.utf8_upper, "title": pc.utf8_title}[case]
-    return change(values)
-
-
 def has_letter(values: Values, letter: str) -> bool:
     """Whether some text holds this lower-case letter of ASCII, in either case."""
     return bool((_bytes(values) | _CASE_BIT == ord(letter)).any())

@@ -52,13 +52,14 @@ class CleanText(Transformer):
 
     def _rules(self) -> Iterator[tuple[str, Callable[[Values], Values]]]:
         from etl.tables import text
+        from etl.tables.arrow import pc
 
         if self.unicode != "keep":
             yield "unicode", partial(text.normalised, form=self.unicode)
         if self.trim or self.collapse:
             yield "white space", partial(text.tidied, ends=self.trim, runs=self.collapse)
         if self.case != "keep":
-            yield "case", partial(text.in_case, case=self.case)
+            yield "case", getattr(pc, f"utf8_{self.case}")
         if self.null_words:
             yield "null word", partial(text.without_words, words=self.null_words)
         if self.empty_to_null:
