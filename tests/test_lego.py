@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +20,7 @@ from etl.extractors.zip_url import ZipUrlExtractor
 from etl.ledger import Account
 from etl.transformers.lego import COLUMNS, LegoCleaner
 from samples.make_sample import HEADER, MEMBER, ZIP_FILE, make_sample
-from tests.any_split import AnySplitContract
-
-TEXT = pd.ArrowDtype(pa.string())
+from tests.any_split import TEXT, AnySplitContract, repairs
 
 
 def a_set(set_id: str | None = "1-8", **changes: str | None) -> dict[str, str | None]:
@@ -55,10 +52,6 @@ def frame(*rows: dict[str, str | None]) -> DataFrame:
 def clean(*rows: dict[str, str | None]) -> tuple[DataFrame, Account]:
     account = Account("LegoCleaner")
     return LegoCleaner().transform(frame(*rows), account), account
-
-
-def repairs(account: Account) -> dict[str, int]:
-    return {rule: repair.count for rule, repair in account.repaired.items()}
 
 
 class TestLegoCleaner(AnySplitContract):
@@ -246,18 +239,12 @@ _CELLS: dict[str, Any] = {
 @given(st.lists(st.fixed_dictionaries(_CELLS), min_size=1, max_size=12), st.integers(1, 12))
 def test_batches_do_not_matter_and_every_row_is_accounted_for(rows: list[dict[str, str | None]], size: int) -> None:
     whole = frame(*(a_set() | row for row in rows))
-    results = []
-    for batch_rows in (len(whole), size):
-        cleaner, account = LegoCleaner(), Account("LegoCleaner")
-        starts = range(0, len(whole), batch_rows)
-        parts = [cleaner.transform(whole.iloc[start : start + batch_rows], account) for start in starts]
-        account.close()
-        assert account.balances()
-        assert account.rows_in == len(rows)
-        rejects = sorted((r.row, r.column, r.rule, r.value) for r in account.take_rejects())
-        results.append((pd.concat(parts), rejects, account.dropped, repairs(account)))
-    assert_frame_equal(results[0][0], results[1][0])
-    assert results[0][1:] == results[1][1:]
+    parts = [whole.iloc[start : start + size] for start in range(0, len(whole), size)]
+    expected, told = TestLegoCleaner().outcome([whole])
+    result, told_of_parts = TestLegoCleaner().outcome(parts)
+    assert told["rows_in"] == len(rows)
+    assert_frame_equal(result, expected)
+    assert told_of_parts == told
 
 
 def test_sample_zip_is_what_its_maker_makes(tmp_path: Path) -> None:

@@ -30,44 +30,34 @@ def cities() -> DataFrame:
     )
 
 
-class TestRenameColumns(AnySplitContract):
+class CitiesContract(AnySplitContract):
+    def frame(self) -> DataFrame:
+        return cities()
+
+
+class TestRenameColumns(CitiesContract):
     def make(self) -> Transformer:
         return RenameColumns(names={"City": "town"}, style="snake_case")
 
-    def frame(self) -> DataFrame:
-        return cities()
 
-
-class TestSelectColumns(AnySplitContract):
+class TestSelectColumns(CitiesContract):
     def make(self) -> Transformer:
         return SelectColumns(columns=("people", "City"))
 
-    def frame(self) -> DataFrame:
-        return cities()
 
-
-class TestDropColumns(AnySplitContract):
+class TestDropColumns(CitiesContract):
     def make(self) -> Transformer:
         return DropColumns(columns=("people",))
 
-    def frame(self) -> DataFrame:
-        return cities()
 
-
-class TestDeriveColumns(AnySplitContract):
+class TestDeriveColumns(CitiesContract):
     def make(self) -> Transformer:
         return DeriveColumns(columns={"large": "people > 500000", "City": "upper(City)", "half": "people / 2"})
 
-    def frame(self) -> DataFrame:
-        return cities()
 
-
-class TestSplitColumn(AnySplitContract):
+class TestSplitColumn(CitiesContract):
     def make(self) -> Transformer:
         return SplitColumn(column="postCode", into=("digits", "letters"), separator="-")
-
-    def frame(self) -> DataFrame:
-        return cities()
 
 
 def columns_of(step: Transformer) -> list[str]:

@@ -213,26 +213,12 @@ def test_nothing_else_can_be_written(expression: str) -> None:
         parse(expression)
 
 
-_WORDS = (
-    *FUNCTIONS,
-    "a",
-    "t",
-    "`US price`",
-    "__class__",
-    "1",
-    "'x'",
-    "None",
-    "True",
-    "lambda",
-    "in",
-    "not",
-    "if",
-    "else",
-)
-_MARKS = (".", "(", ")", "[", "]", ",", "==", "<", "+", "-", "*", "/", "@", ":=", " ", "and", "or", "{", "}", ":")
+_WORDS = (*FUNCTIONS, "a", "t", "`US price`", "__class__", "1", "'x'", "None", "True")
+_KEYWORDS = ("lambda", "in", "not", "if", "else", "and", "or")
+_MARKS = (".", "(", ")", "[", "]", ",", "==", "<", "+", "-", "*", "/", "@", ":=", " ", "{", "}", ":")
 
 
-@given(st.lists(st.sampled_from((*_WORDS, *_MARKS)), max_size=12).map(" ".join))
+@given(st.lists(st.sampled_from((*_WORDS, *_KEYWORDS, *_MARKS)), max_size=12).map(" ".join))
 def test_what_is_accepted_gives_a_column_or_a_clear_mistake(expression: str) -> None:
     try:
         parse(expression)

@@ -31,28 +31,24 @@ def people() -> DataFrame:
     )
 
 
-class TestMaskByHash(AnySplitContract):
+class PeopleContract(AnySplitContract):
+    def frame(self) -> DataFrame:
+        return people()
+
+
+class TestMaskByHash(PeopleContract):
     def make(self) -> Transformer:
         return MaskColumns.model_validate({"columns": ("email", "born"), "key": KEY})
 
-    def frame(self) -> DataFrame:
-        return people()
 
-
-class TestMaskByRedaction(AnySplitContract):
+class TestMaskByRedaction(PeopleContract):
     def make(self) -> Transformer:
         return MaskColumns(columns=("email", "born"), method="redact")
 
-    def frame(self) -> DataFrame:
-        return people()
 
-
-class TestMaskByTruncation(AnySplitContract):
+class TestMaskByTruncation(PeopleContract):
     def make(self) -> Transformer:
         return MaskColumns(columns=("email", "born"), method="truncate", length=3)
-
-    def frame(self) -> DataFrame:
-        return people()
 
 
 def masked(**options: Any) -> tuple[DataFrame, Account]:

@@ -23,28 +23,24 @@ def sets() -> DataFrame:
     )
 
 
-class TestFilterRows(AnySplitContract):
+class SetsContract(AnySplitContract):
+    def frame(self) -> DataFrame:
+        return sets()
+
+
+class TestFilterRows(SetsContract):
     def make(self) -> Transformer:
         return FilterRows(keep='year >= 1980 or theme == "Town"')
 
-    def frame(self) -> DataFrame:
-        return sets()
 
-
-class TestDropDuplicates(AnySplitContract):
+class TestDropDuplicates(SetsContract):
     def make(self) -> Transformer:
         return DropDuplicates(keys=("id",))
 
-    def frame(self) -> DataFrame:
-        return sets()
 
-
-class TestDropRepeatedRows(AnySplitContract):
+class TestDropRepeatedRows(SetsContract):
     def make(self) -> Transformer:
         return DropDuplicates()
-
-    def frame(self) -> DataFrame:
-        return sets()
 
 
 def test_rows_that_are_filtered_out_have_their_reason() -> None:

@@ -28,36 +28,29 @@ def dirty() -> DataFrame:
     )
 
 
-class TestCleanText(AnySplitContract):
+class DirtyContract(AnySplitContract):
+    def frame(self) -> DataFrame:
+        return dirty()
+
+
+class TestCleanText(DirtyContract):
     def make(self) -> Transformer:
         return CleanText(columns=("name", "theme"), null_words=("n/a",), case="lower")
 
-    def frame(self) -> DataFrame:
-        return dirty()
 
-
-class TestCleanTextThatKeepsEmptyText(AnySplitContract):
+class TestCleanTextThatKeepsEmptyText(DirtyContract):
     def make(self) -> Transformer:
         return CleanText(columns=("name",), empty_to_null=False, collapse=False, unicode="NFKC", case="title")
 
-    def frame(self) -> DataFrame:
-        return dirty()
 
-
-class TestFillMissing(AnySplitContract):
+class TestFillMissing(DirtyContract):
     def make(self) -> Transformer:
         return FillMissing(values={"theme": "none", "pieces": 0})
 
-    def frame(self) -> DataFrame:
-        return dirty()
 
-
-class TestReplaceValues(AnySplitContract):
+class TestReplaceValues(DirtyContract):
     def make(self) -> Transformer:
         return ReplaceValues(values={"theme": {"city": "City", "CITY\n": "City"}, "pieces": {"0": 100, "4": 5}})
-
-    def frame(self) -> DataFrame:
-        return dirty()
 
 
 def cleaned(text: str | None, **options: Any) -> str | None:
