@@ -68,15 +68,12 @@ def _bounds(low: Any, high: Any) -> tuple[Any, Any]:
 
 
 def _counted(values: Series[Any]) -> tuple[int, Any, Any]:
-    from pyarrow import types
-
-    from etl.tables.arrow import as_arrow, extremes
+    from etl.tables.arrow import as_arrow, extremes, is_date_or_time, is_number
 
     if values.dtype == object:  # to make an Arrow array of it would cost more than all the rest
         return int(values.isna().sum()), None, None
     array = as_arrow(values)
-    ranged = (types.is_integer, types.is_floating, types.is_decimal, types.is_date, types.is_timestamp)
-    if not any(is_kind(array.type) for is_kind in ranged):
+    if not is_number(array.type) and not is_date_or_time(array.type):
         return array.null_count, None, None
     return array.null_count, *extremes(array)
 

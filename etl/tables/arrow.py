@@ -139,6 +139,14 @@ def is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
+def is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def is_date_or_time(kind: pa.DataType) -> bool:
+    return pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+
+
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type of the same values, however a batch or a file packs them: in no dictionary, and in no views."""
     if pa.types.is_dictionary(kind):

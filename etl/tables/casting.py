@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from etl.errors import ConfigError
-from etl.tables.arrow import Values, as_text, is_bytes, is_text, pc
+from etl.tables.arrow import Values, as_text, is_bytes, is_date_or_time, is_number, is_text, pc
 from etl.tables.text import has_letter, without
 
 # "67.0" is how a whole number looks after it was in a column with gaps in pandas or a spreadsheet, and a date may
@@ -61,19 +61,8 @@ def misfit(type_name: str) -> str:
 
 def _are_akin(some: pa.DataType, other: pa.DataType) -> bool:
     """Whether Arrow's own cast means what a person would. (It takes 20240131 for a number of days.)"""
-    for family in (_is_number, _is_date_or_time):
-        if family(some) and family(other):
-            return True
-    return some == other
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    types = pa.types
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-
-
-def _is_date_or_time(kind: pa.DataType) -> bool:
-    return pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    numbers = is_number(other) and (is_number(some) or pa.types.is_boolean(some))
+    return numbers or (is_date_or_time(some) and is_date_or_time(other)) or some == other
 
 
 def _between_numbers(values: Values, kind: Any) -> Values:

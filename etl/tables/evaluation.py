@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
-from etl.tables.arrow import Values, array_of, as_text, check_columns, pc
+from etl.tables.arrow import Values, array_of, as_text, check_columns, is_date_or_time, is_number, pc
 from etl.tables.casting import cast, finite
 from etl.tables.expressions import Parsed, literal_of, parse
 
@@ -197,10 +197,9 @@ class _Evaluation:
 
     def _date(self, node: ast.expr, whole: ast.expr) -> Values:
         value = self.value(node)
-        if not (pa.types.is_date(value.type) or pa.types.is_timestamp(value.type) or pa.types.is_null(value.type)):
-            raise self._problem(
-                whole, f"needs a date, and {self._parsed.shown(node)} is {_kind(value)}; date() makes one"
-            )
+        if not (is_date_or_time(value.type) or pa.types.is_null(value.type)):
+            what = f"needs a date, and {self._parsed.shown(node)} is {_kind(value)}; date() makes one"
+            raise self._problem(whole, what)
         return _CONVERSIONS["date"](value)
 
 
@@ -211,7 +210,7 @@ def _kind(value: Values) -> str:
         return "null"
     if types.is_boolean(kind):
         return "true or false"
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+    if is_number(kind):
         return "a number"
     if types.is_string(kind):
         return "text"
