@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -151,7 +151,7 @@ class _Evaluation:
     def _as_time(self, text: Values, kind: pa.DataType, node: ast.expr) -> Values:
         if not isinstance(text, pa.Scalar):
             raise self._problem(node, "compares a date with a column of text; ParseDates makes dates of text")
-        time = cast(pa.array([text.as_py()], pa.string()), kind)[0]
+        time = _converted(text, kind)
         if not time.is_valid:
             raise self._problem(node, f"{text.as_py()!r} is not a date or time such as 2024-01-31 or 2024-01-31T12:00")
         return time
@@ -200,7 +200,7 @@ class _Evaluation:
         if not (is_date_or_time(value.type) or pa.types.is_null(value.type)):
             what = f"needs a date, and {self._parsed.shown(node)} is {_kind(value)}; date() makes one"
             raise self._problem(whole, what)
-        return _CONVERSIONS["date"](value)
+        return _converted(value, pa.date32())
 
 
 def _kind(value: Values) -> str:
@@ -272,20 +272,17 @@ def _rounded(number: Values, digits: int = 0) -> Values:
     return pc.if_else(has_fraction, pc.round(pc.if_else(has_fraction, number, 0.0), digits), number)
 
 
-def _converted(kind: pa.DataType) -> Callable[[Values], Values]:
-    def convert(value: Values) -> Values:
-        return (
-            cast(value, kind) if isinstance(value, pa.Array) else cast(pa.array([value.as_py()], value.type), kind)[0]
-        )
-
-    return convert
+def _converted(value: Values, kind: pa.DataType) -> Values:
+    if isinstance(value, pa.Scalar):
+        return cast(pa.array([value.as_py()], value.type), kind)[0]
+    return cast(value, kind)
 
 
 _CONVERSIONS: dict[str, Callable[[Values], Values]] = {
     "is_null": pc.is_null,
     "text": lambda value: as_text(value) if isinstance(value, pa.Array) else value.cast(pa.string()),
-    "number": _converted(pa.float64()),
-    "date": _converted(pa.date32()),
+    "number": partial(_converted, kind=pa.float64()),
+    "date": partial(_converted, kind=pa.date32()),
 }
 _OF_NUMBERS: dict[str, Callable[..., Values]] = {"abs": _absolute, "round": _rounded}
 _OF_TEXT: dict[str, Callable[..., Values]] = {
