@@ -46,16 +46,6 @@ def rejects(account: Account) -> list[tuple[int, str | None, str | None, str]]:
 class AnySplitContract(TransformerContract):
     """MUST write: ``make`` and ``frame``, as for every transformer; rows are drawn from that frame."""
 
-    def outcome(self, parts: list[DataFrame]) -> tuple[DataFrame, dict[str, Any]]:
-        """The rows that come out, and all that the account tells of them."""
-        transformer, account = self.make(), Account("step")
-        results = [transformer.transform(part, account) for part in parts]
-        account.close()
-        assert account.balances()
-        told = account.as_dict()
-        told["rejects"] = sorted(map(repr, account.take_rejects()))
-        return pd.concat(results), {key: told[key] for key in told if key not in ("seconds", "waited")}
-
     # One test function serves many classes, which is what the health check is about.
     @settings(max_examples=20, suppress_health_check=[HealthCheck.differing_executors])
     @given(st.data())
@@ -66,8 +56,8 @@ class AnySplitContract(TransformerContract):
         cuts = sorted(data.draw(st.lists(st.integers(0, len(picks)), max_size=5), label="cuts"))
         bounds = [0, *cuts, len(picks)]
         parts = [frame.iloc[start:end] for start, end in pairwise(bounds)]
-        whole_rows, whole_account = self.outcome([frame])
-        rows, account = self.outcome(parts)
+        whole_rows, whole_account = self.outcome(frame)
+        rows, account = self.outcome(*parts)
         assert_frame_equal(rows, whole_rows, check_index_type=False)
         assert account == whole_account
 
@@ -75,16 +65,16 @@ class AnySplitContract(TransformerContract):
     def test_columns_that_numpy_or_pandas_holds_give_the_same(self, kind: str) -> None:
         frame = self.frame()
         texts = [name for name, dtype in frame.dtypes.items() if dtype == TEXT]
-        rows, account = self.outcome([frame])
-        other_rows, other_account = self.outcome([frame.astype(dict.fromkeys(texts, kind))])
+        rows, account = self.outcome(frame)
+        other_rows, other_account = self.outcome(frame.astype(dict.fromkeys(texts, kind)))
         assert_frame_equal(_as_text(other_rows), _as_text(rows))
         assert other_account == account
 
     def test_the_index_may_be_any_numbers(self) -> None:
         frame = self.frame()
         numbers = range(1_000_003, 1_000_003 + 7 * len(frame), 7)
-        rows, _ = self.outcome([frame.set_axis(numbers, axis="index")])
-        expected, _ = self.outcome([frame])
+        rows, _ = self.outcome(frame.set_axis(numbers, axis="index"))
+        expected, _ = self.outcome(frame)
         assert rows.index.tolist() == [numbers[row - 1] for row in expected.index]
 
 

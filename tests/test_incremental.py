@@ -45,10 +45,11 @@ class TestNewRows(TransformerContract):
         return rows.to_pandas(types_mapper=pd.ArrowDtype).set_axis(range(1, 9), axis="index")
 
     def test_what_was_read_is_dropped_and_what_is_new_stays(self) -> None:
-        result, account = self.run(3)
+        frame = self.frame()
+        result, told = self.outcome(frame[:3], frame[3:6], frame[6:])
         assert result.index.tolist() == [1, 4, 5, 7, 8]
-        assert account.dropped == {"read by an earlier run": 2}
-        assert account.rejected.total() == 1
+        assert told["dropped"] == {"read by an earlier run": 2}
+        assert len(told["rejects"]) == 1
 
 
 # -- any history ------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from pandas import DataFrame, Series
 
 from etl.errors import ConfigError, DataError
 from etl.tables.fingerprints import CONTENT_LANE, KEY_LANES, Fingerprinter
-from etl.tables.keys import KeyIndex, _Table, _TablesOnDisk
+from etl.tables.keys import KeyIndex
 from tests.conftest import PROJECT
 
 TINY = 1  # byte: the smallest index, which holds 64 keys in memory
@@ -152,20 +152,14 @@ def test_keys_whose_hashes_meet_are_told_apart(memory: int, keys: int) -> None:
     source = random.Random(1)
     rows = [(2**64 - 1 - source.randrange(4), source.randrange(keys), source.randrange(2)) for _ in range(5 * keys)]
     fingerprints = np.array(rows, np.uint64).T.copy()
-    recent, older = _Table(memory), _TablesOnDisk(memory, None)
 
     got: list[str] = []
-    for start in range(0, len(rows), 20):
-        if not recent.has_room_for(20):
-            older.store(recent)
-            recent.clear()
-        some = fingerprints[:, start : start + 20]
-        seen, content = older.find(some)
-        unseen = np.flatnonzero(~seen)
-        seen[unseen], content[unseen] = recent.find_or_add(some.take(unseen, axis=1))
-        same = content == some[CONTENT_LANE]
-        got += named((seen & same, seen & ~same))
-    older.close()
+    with KeyIndex(memory_budget=2 * memory) as index:
+        for start in range(0, len(rows), 20):
+            some = fingerprints[:, start : start + 20]
+            seen, content = index._find_or_add(some)
+            same = content == some[CONTENT_LANE]
+            got += named((seen & same, seen & ~same))
 
     assert got == expected(rows, keys=2)
 

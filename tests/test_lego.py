@@ -240,8 +240,8 @@ _CELLS: dict[str, Any] = {
 def test_batches_do_not_matter_and_every_row_is_accounted_for(rows: list[dict[str, str | None]], size: int) -> None:
     whole = frame(*(a_set() | row for row in rows))
     parts = [whole.iloc[start : start + size] for start in range(0, len(whole), size)]
-    expected, told = TestLegoCleaner().outcome([whole])
-    result, told_of_parts = TestLegoCleaner().outcome(parts)
+    expected, told = TestLegoCleaner().outcome(whole)
+    result, told_of_parts = TestLegoCleaner().outcome(*parts)
     assert told["rows_in"] == len(rows)
     assert_frame_equal(result, expected)
     assert told_of_parts == told
