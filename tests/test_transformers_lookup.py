@@ -130,6 +130,11 @@ def test_a_key_that_no_text_can_be_is_a_mistake(cities: Path) -> None:
         step.transform(table({"at": pa.time64("us")}, at=[dt.time(12)]))
 
 
+def test_a_column_without_a_type_finds_nothing(cities: Path) -> None:
+    step = Lookup.model_validate({"file": cities, "on": {"at": "id"}, "take": ["city"]})
+    assert listed(step.transform(table({"at": pa.null()}, at=[None, None]))["city"]) == [None, None]
+
+
 def test_mistakes_in_names_are_found(cities: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cities\.csv: there is no column 'cty'; did you mean 'city'"):
         looked_up(cities, take=["cty"])

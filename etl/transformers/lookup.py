@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from etl.ledger import Account
     from etl.tables.arrow import Values
-
-_MOST_CODES = 1 << 63  # of int64, whose products wrap around in silence
 
 
 def _same_names(names: Any) -> Any:
@@ -100,7 +98,7 @@ class _Table:
     def __init__(self, file: Path, rows: DataFrame) -> None:
         self._file = file
         self._rows = rows
-        self._keys: dict[tuple[Any, ...], tuple[list[_KeyColumn], Values]] = {}
+        self._keys: dict[tuple[Any, ...], Any] = {}
 
     def take(self, column: str, places: Values) -> Values:
         from etl.tables.arrow import array_of
@@ -111,36 +109,16 @@ class _Table:
         """The places of the rows whose key columns hold what is sought; null where there is none."""
         import pyarrow as pa
 
-        from etl.tables.arrow import pc
-
-        key_columns, row_codes = self._codes({name: values.type for name, values in sought.items()})
-        codes: Values = pa.scalar(0, pa.int64())
-        for values, key_column in zip(sought.values(), key_columns, strict=True):
-            codes = key_column.codes(codes, values)
-        return pc.index_in(codes, value_set=row_codes, skip_nulls=True)
-
-    def _codes(self, kinds: dict[str, Any]) -> tuple[list[_KeyColumn], Values]:
-        """For keys of these types: how each column adds to the code of a key, and the code of each row's key."""
-        import pyarrow as pa
-
-        known = tuple(kinds.values())
-        if known not in self._keys:
-            key_columns: list[_KeyColumn] = []
-            codes: Values = pa.scalar(0, pa.int64())
-            most = 1
-            for name, kind in kinds.items():
-                values = self._typed(name, kind)
-                distinct = values.unique().drop_null()
-                before = None
-                if most * len(distinct) > _MOST_CODES:
-                    before = codes.unique().drop_null()
-                    most = len(before)
-                most *= len(distinct)
-                key_columns.append(_KeyColumn(distinct, before))
-                codes = key_columns[-1].codes(codes, values)
-            self._check_unique(codes, list(kinds))
-            self._keys[known] = key_columns, codes
-        return self._keys[known]
+        kinds = tuple(values.type for values in sought.values())
+        wanted = _placed(list(sought.values()))
+        if pa.null() in kinds:  # by which Arrow joins nothing
+            return pa.nulls(len(wanted), pa.int64())
+        if kinds not in self._keys:
+            self._keys[kinds] = _placed([self._typed(name, values.type) for name, values in sought.items()])
+            self._check_unique(self._keys[kinds], list(sought))
+        on = wanted.column_names[:-1]
+        joined = wanted.join(self._keys[kinds], on, join_type="left outer", right_suffix=" found", use_threads=False)
+        return joined.select(["place", "place found"]).sort_by("place").column("place found").combine_chunks()
 
     def _typed(self, name: str, kind: Any) -> Values:
         """A key column in the type of the column that looks for it."""
@@ -154,33 +132,20 @@ class _Table:
             raise DataError(f"{self._file}: {name} holds {misfit}, and the column that looks for it is {kind}")
         return typed
 
-    def _check_unique(self, codes: Values, names: list[str]) -> None:
+    def _check_unique(self, keys: Any, names: list[str]) -> None:
         from etl.tables.arrow import key_text
 
-        repeated = self._rows[
-            codes.to_pandas().duplicated().to_numpy() & codes.is_valid().to_numpy(zero_copy_only=False)
-        ]
-        if len(repeated):
-            example = key_text(repeated, names).iloc[0]
+        whole = keys.drop_null()
+        repeated = whole.drop("place").to_pandas().duplicated().to_numpy()
+        if repeated.any():
+            example = key_text(self._rows, names).iloc[whole.column("place").to_numpy()[repeated][0]]
             raise DataError(f"{self._file}: {', '.join(names)} should be unique, and {example!r} comes twice or more")
 
 
-class _KeyColumn(NamedTuple):
-    """Numbers the combinations of the key's columns so far: null if a value is null, or not one of the file's.
+def _placed(columns: list[Values]) -> Any:
+    """A table of these columns, and of the place of each row."""
+    import numpy as np
+    import pyarrow as pa
 
-    ``before``: the codes that those before this one have in the file, where there are too many that they could have.
-    """
-
-    distinct: Values
-    before: Values | None
-
-    def codes(self, codes: Values, values: Values) -> Values:
-        """The codes of the columns before this one, with this one's values added."""
-        import pyarrow as pa
-
-        from etl.tables.arrow import pc
-
-        if self.before is not None:
-            codes = pc.index_in(codes, value_set=self.before).cast(pa.int64())
-        places = pc.index_in(values, value_set=self.distinct).cast(pa.int64())
-        return pc.add(pc.multiply(codes, len(self.distinct)), places)
+    names = [str(number) for number in range(len(columns))]
+    return pa.table([*columns, pa.array(np.arange(len(columns[0])))], names=[*names, "place"])
