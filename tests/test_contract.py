@@ -190,6 +190,13 @@ def test_values_may_have_to_be_in_a_file(tmp_path: Path) -> None:
     assert rejects(account) == [(2, "y", "1972", "not in year of years.csv")]
 
 
+def test_a_file_without_the_column_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "years.csv"
+    file.write_text("year\n1970\n")
+    with pytest.raises(ConfigError, match=r"years\.csv: there is no column 'yaer'; did you mean 'year'"):
+        checked(table(y=["1970"]), y={"references": {"file": file, "column": "yaer"}})
+
+
 def test_columns_that_are_not_declared() -> None:
     frame = table(a=["1"], b=["2"], c=["3"])
     result, account = checked(frame, c={}, a={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,20 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(find_file(path).read_bytes()).hexdigest()
 
 
-def read_small_table(path: Path) -> DataFrame:
-    """The table in a CSV file (UTF-8, commas, with a header; all text) or in a Parquet file. Raises DataError."""
+def read_small_table(path: Path, columns: Iterable[str]) -> DataFrame:
+    """The table in a CSV file (UTF-8, commas, with a header; all text) or in a Parquet file.
+
+    Raises DataError if it is damaged, and ConfigError if it lacks one of ``columns``.
+    """
+    from etl.tables.arrow import check_columns
+
     file = find_file(path)
-    return _read_parquet(file) if file.suffix == ".parquet" else _read_csv(file)
+    table = _read_parquet(file) if file.suffix == ".parquet" else _read_csv(file)
+    try:
+        check_columns(table, columns)
+    except DataError as error:
+        raise ConfigError(f"{path}: {error.message}") from error
+    return table
 
 
 def _read_csv(file: Path) -> DataFrame:

@@ -140,9 +140,7 @@ class _Memory:
 
 
 def _values_of(reference: Reference) -> Values:
-    from etl.tables.arrow import array_of, check_columns
+    from etl.tables.arrow import array_of
     from etl.tables.small_tables import read_small_table
 
-    table = read_small_table(reference.file)
-    check_columns(table, [reference.column])
-    return array_of(table[reference.column])
+    return array_of(read_small_table(reference.file, [reference.column])[reference.column])

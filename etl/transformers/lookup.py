@@ -51,15 +51,9 @@ class Lookup(Transformer):
     )
 
     def start(self) -> _Table:
-        from etl.tables.arrow import check_columns
         from etl.tables.small_tables import read_small_table
 
-        rows = read_small_table(self.file)
-        try:
-            check_columns(rows, (*self.on.values(), *self.take))
-        except DataError as error:
-            raise ConfigError(f"{self.file}: {error.message}") from error
-        return _Table(self.file, rows)
+        return _Table(self.file, read_small_table(self.file, (*self.on.values(), *self.take)))
 
     def ingredients(self) -> tuple[str, ...]:
         """Stands for the file in the recipe of a run: another content, another result."""
