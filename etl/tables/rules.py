@@ -44,22 +44,24 @@ def broken_rules(raw: Values, typed: Values, column: Column) -> Broken:
         yield misfit(column.type), pc.and_(typed.is_null(), raw.is_valid())
     if len(typed) == typed.null_count:
         return
-    yield from _out_of_bounds(typed, column)
-    yield from _wrong_lengths(typed, column)
+    if (column.min is not None or column.max is not None) and not _surely_within(typed, column):
+        least, most = _bound(column.min, column), _bound(column.max, column)
+        yield from _beyond(typed, least, most, f"below {column.min}", f"above {column.max}")
+    if column.min_length is not None or column.max_length is not None:
+        least, most = column.min_length, column.max_length
+        yield from _beyond(pc.utf8_length(typed), least, most, f"shorter than {least}", f"longer than {most}")
     for rule, kept in _not_allowed(typed, column):
         if not pc.all(kept).as_py():
             yield rule, pc.invert(kept)
 
 
-def _out_of_bounds(typed: Values, column: Column) -> Broken:
-    if (column.min is None and column.max is None) or _surely_within(typed, column):
-        return
-    found: Any = pc.min_max(typed)
-    least, most = _bound(column.min, column), _bound(column.max, column)
+def _beyond(values: Values, least: Any, most: Any, below: str, above: str) -> Broken:
+    """Yield those of the two rules that some value breaks. A bound that is None is none."""
+    found: Any = pc.min_max(values)
     if least is not None and pc.less(found["min"], least).as_py():
-        yield f"below {column.min}", pc.less(typed, least)
+        yield below, pc.less(values, least)
     if most is not None and pc.greater(found["max"], most).as_py():
-        yield f"above {column.max}", pc.greater(typed, most)
+        yield above, pc.greater(values, most)
 
 
 def _surely_within(typed: Values, column: Column) -> bool:
@@ -79,17 +81,6 @@ def _bound(bound: Any, column: Column) -> Any:
     if kind.tz and time.tzinfo is None:
         time = time.replace(tzinfo=ZoneInfo(kind.tz))
     return pa.scalar(time)
-
-
-def _wrong_lengths(typed: Values, column: Column) -> Broken:
-    if column.min_length is None and column.max_length is None:
-        return
-    lengths = pc.utf8_length(typed)
-    found: Any = pc.min_max(lengths)
-    if column.min_length is not None and found["min"].as_py() < column.min_length:
-        yield f"shorter than {column.min_length}", pc.less(lengths, column.min_length)
-    if column.max_length is not None and found["max"].as_py() > column.max_length:
-        yield f"longer than {column.max_length}", pc.greater(lengths, column.max_length)
 
 
 def _not_allowed(typed: Values, column: Column) -> Broken:
