@@ -209,11 +209,6 @@ def test_columns_that_are_not_declared() -> None:
         checked(frame, {"extra": "refuse"}, c={}, a={})
 
 
-def test_missing_columns_are_named_with_the_nearest() -> None:
-    with pytest.raises(DataError, match="there is no column 'totl'; did you mean 'total'"):
-        checked(orders(), totl={})
-
-
 def test_descriptions_and_units_are_kept_for_the_published_file() -> None:
     described = Orders().describes()
     assert described["id"] == {"description": "Number of the order"}

@@ -105,22 +105,6 @@ def test_renaming_needs_something_to_do() -> None:
         RenameColumns()
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        RenameColumns(names={"Cty": "x", "people": "y"}),
-        SelectColumns(columns=("Cty",)),
-        DropColumns(columns=("Cty",)),
-        DeriveColumns(columns={"x": "Cty + 'a'"}),
-        SplitColumn(column="Cty", into=("a", "b"), separator="-"),
-    ],
-)
-def test_a_missing_column_is_named_with_the_nearest(step: Transformer) -> None:
-    with pytest.raises(DataError, match="there is no column 'Cty'; did you mean 'City'") as failure:
-        step.transform(cities())
-    assert failure.value.step == step.name
-
-
 def test_every_missing_column_is_named() -> None:
     with pytest.raises(DataError, match=r"'a'.*\n.*'b'"):
         SelectColumns(columns=("a", "b")).transform(cities())

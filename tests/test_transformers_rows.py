@@ -8,7 +8,6 @@ from pandas import DataFrame
 from pydantic import ValidationError
 
 from etl.base import Transformer
-from etl.errors import DataError
 from etl.ledger import Account
 from etl.transformers.rows import DropDuplicates, FilterRows
 from tests.any_split import AnySplitContract, rejects, table
@@ -101,9 +100,3 @@ def test_conflicts_of_several_columns_show_all_of_the_key() -> None:
     DropDuplicates(keys=("id", "theme")).transform(frame, account)
     rule = "the same came before with other facts"
     assert rejects(account) == [(3, "id, theme", "1-1, City", rule), (6, "id, theme", "null, Duplo", rule)]
-
-
-@pytest.mark.parametrize("step", [FilterRows(keep="yaer > 1"), DropDuplicates(keys=("yaer",))])
-def test_a_missing_column_is_named_with_the_nearest(step: Transformer) -> None:
-    with pytest.raises(DataError, match="there is no column 'yaer'; did you mean 'year'"):
-        step.transform(sets())

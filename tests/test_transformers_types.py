@@ -14,7 +14,7 @@ from pandas import DataFrame
 from pydantic import ValidationError
 
 from etl.base import Transformer
-from etl.errors import ConfigError, DataError
+from etl.errors import ConfigError
 from etl.ledger import Account
 from etl.tables.casting import cast
 from etl.tables.schema import arrow_type
@@ -377,16 +377,3 @@ def test_only_text_is_parsed(step: Transformer, kind: str) -> None:
         step.transform(table({"a": pa.int64()}, a=[1]))
     without_a_type = step.transform(table({"a": pa.null()}, a=[None, None]))["a"]  # as a file may have it
     assert (str(without_a_type.dtype), listed(without_a_type)) == (kind, [None, None])
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        CastTypes(types={"nam": "text"}),
-        ParseDates(columns=("nam",), formats=("%Y",)),
-        ParseNumbers(columns=("nam",)),
-    ],
-)
-def test_a_missing_column_is_named_with_the_nearest(step: Transformer) -> None:
-    with pytest.raises(DataError, match="there is no column 'nam'; did you mean 'name'"):
-        step.transform(table(name=["a"]))

@@ -11,7 +11,7 @@ import pytest
 from pandas import DataFrame, Series
 
 from etl.base import Transformer
-from etl.errors import ConfigError, DataError
+from etl.errors import ConfigError
 from etl.ledger import Account
 from etl.tables.arrow import pc
 from etl.tables.text import clean_text
@@ -162,15 +162,6 @@ def test_values_are_replaced_whole() -> None:
 def test_a_replacement_that_does_not_fit_is_a_mistake(spellings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="'many' does not fit a column of type int32"):
         ReplaceValues(values={"pieces": spellings}).transform(dirty())
-
-
-@pytest.mark.parametrize(
-    "step",
-    [CleanText(columns=("nam",)), FillMissing(values={"nam": 1}), ReplaceValues(values={"nam": {"a": "b"}})],
-)
-def test_a_missing_column_is_named_with_the_nearest(step: Transformer) -> None:
-    with pytest.raises(DataError, match="there is no column 'nam'; did you mean 'name'"):
-        step.transform(dirty())
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
