@@ -70,7 +70,7 @@ def series_of(values: Values, like: Series[Any]) -> Series[Any]:
 
 
 def with_columns(batch: DataFrame, columns: Mapping[str, Values | Series[Any]]) -> DataFrame:
-    """The batch with these columns in place of those of the same names, or behind the others."""
+    """The batch with these columns, as Arrow arrays or as Series, in place of those of the same names, or behind."""
     if not columns:
         return batch
     result = batch.copy(deep=False)

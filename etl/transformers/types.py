@@ -80,7 +80,7 @@ class ParseDates(Transformer):
         return self
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import as_text, check_columns, pc, reported, with_columns
+        from etl.tables.arrow import as_text, check_columns, with_columns
 
         check_columns(batch, self.columns)
         zone = f"[{self.zone}]" if self.zone else ""
@@ -90,8 +90,7 @@ class ParseDates(Transformer):
             raw = _text(batch[name], "ParseDates")
             parsed[name] = self._parsed(raw)
             _report_misfits(batch[name], raw, parsed[name], rule, self.invalid, account)
-            read = pc.coalesce(as_text(parsed[name]), raw)
-            reported(account, f"{name}: read as a {self.to}", raw, read, batch[name])
+            _report_readings(batch[name], raw, as_text(parsed[name]), f"{name}: read as a {self.to}", account)
         return with_columns(batch, parsed)
 
     def _parsed(self, raw: Values) -> Values:
@@ -141,7 +140,7 @@ class ParseNumbers(Transformer):
         return self
 
     def apply(self, batch: DataFrame, account: Account) -> DataFrame:
-        from etl.tables.arrow import as_text, check_columns, pc, reported, with_columns
+        from etl.tables.arrow import as_text, check_columns, with_columns
         from etl.tables.casting import cast, misfit
 
         check_columns(batch, self.columns)
@@ -151,8 +150,8 @@ class ParseNumbers(Transformer):
             plain = self._plain(raw)
             parsed[name] = cast(plain, arrow_type(self.to))
             _report_misfits(batch[name], raw, parsed[name], misfit(self.to), self.invalid, account)
-            read = pc.coalesce(as_text(parsed[name]) if self.percent else plain, raw)
-            reported(account, f"{name}: read as a number", raw, read, batch[name])
+            read = as_text(parsed[name]) if self.percent else plain
+            _report_readings(batch[name], raw, read, f"{name}: read as a number", account)
         return with_columns(batch, parsed)
 
     def _plain(self, text: Values) -> Values:
@@ -211,3 +210,11 @@ def _report_misfits(
     else:
         kept = pc.if_else(misfits, None, raw)
         reported(account, f"{values.name}: {rule}, made null", raw, kept, values)
+
+
+def _report_readings(values: Series[Any], raw: Values, read: Values, rule: str, account: Account) -> None:
+    """Report the texts that were read as something that is written in another way."""
+    from etl.tables.arrow import pc, reported
+
+    if not read.equals(raw):
+        reported(account, rule, raw, pc.coalesce(read, raw), values)
