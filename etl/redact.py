@@ -13,11 +13,12 @@ _SHORTEST_SECRET = 6
 _RULES = tuple(
     re.compile(rule)
     for rule in (
-        # user:password@ in any URL, and the whole query string: signatures and keys travel there
+        # user:password@ in any URL, and the whole query string, but for the colon or the like behind it: signatures and
+        # keys travel there
         r"(://)(?!user:password@)[^/@\s'\"]+(?=@)",  # those are the words of our own examples
-        r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s?'\"<>]+\?)[^\s'\"<>)]+",
+        r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s?'\"<>]+\?)[^\s'\"<>)]*[^\s'\"<>),.:;]",
         # a path with a query, as urllib3 logs and quotes it
-        r"((?:^|[\s'\"(])/[^\s?'\"]*\?)[^\s'\"<>)]+",
+        r"((?:^|[\s'\"(])/[^\s?'\"]*\?)[^\s'\"<>)]*[^\s'\"<>),.:;]",
         r"(?i)\b((?:X-Amz-[a-z-]+|AWSAccessKeyId|Signature|SignedHeaders|Credential)=)[^\s&,'\"]+",
         r"(?i)((?:authorization|x-amz-security-token|x-api-key|cookie)['\"]?\s*[:=]\s*b?['\"]?)[^'\"\r\n]+",
         r"\b((?:Bearer|Basic)\s+)[A-Za-z0-9+/=._~-]{8,}",

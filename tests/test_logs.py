@@ -67,6 +67,12 @@ def test_values_of_secret_variables_are_masked(monkeypatch: pytest.MonkeyPatch) 
     assert redact("the word is opensesame!") == "the word is ***!"
 
 
+def test_what_is_masked_already_stays_as_it_is() -> None:
+    once = redact("https://example.org/sets?key=12345678: the server answered 404; see /sets?key=12345678.")
+    assert once == "https://example.org/sets?***: the server answered 404; see /sets?***."
+    assert redact(once) == once
+
+
 def test_plain_lines_have_time_level_run_and_step() -> None:
     line = PlainFormatter().format(record("Downloaded %s", "https://h/a.zip?sig=secret"))
     assert line.endswith("Z INFO run=run-7 step=download Downloaded https://h/a.zip?***")
