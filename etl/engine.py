@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from etl.ledger import Account
 
@@ -77,21 +77,23 @@ def in_background(source: Iterable[T], name: str, waiting: Account) -> Iterator[
         thread.join(timeout=_JOIN_S)
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return ``call()``, or raise TimeoutError.
-
-    A call that takes longer is left behind in its thread, which ends with the call or with the program.
-    """
+def in_thread(call: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Begin a call in a thread of its own, which ends with the program: for those of an executor, its exit waits."""
     outcome: Future[T] = Future()
 
     def work() -> None:
         try:
-            outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            outcome.set_result(call(*arguments))
+        except BaseException as error:  # noqa: BLE001  (whoever asks for the result gets it)
             outcome.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return outcome.result(seconds)
+    return outcome
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return ``call()``, or raise TimeoutError. A call that takes longer is left behind in its thread."""
+    return in_thread(call).result(seconds)
 
 
 def import_in_background(module: str) -> None:
