@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import io
 import os
 import secrets
@@ -34,7 +33,7 @@ _ERRORS: dict[int, tuple[type[EtlError], str]] = {
 
 
 class Draft(io.FileIO):
-    """A new file beside ``target``, hidden, that knows the size and SHA-256 of what was written to it.
+    """A new file beside ``target``, hidden.
 
     As a context manager it is closed at the end, and removed if an error leaves the block. While it is open it is
     locked, so that ``sweep`` in another process can tell it from one whose process was killed.
@@ -42,8 +41,6 @@ class Draft(io.FileIO):
 
     def __init__(self, target: Path, run_id: str) -> None:
         self.path = target.with_name(f"{_hidden(target)}.{run_id}-{secrets.token_hex(3)}{_ENDING}")
-        self.size = 0
-        self.sha256 = hashlib.sha256()
         self._target = target
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +51,9 @@ class Draft(io.FileIO):
     def write(self, data: Any) -> int:
         left = memoryview(data).cast("B")
         length = len(left)
-        self.sha256.update(left)
         with disk_errors(self._target):
             while left:
                 left = left[super().write(left) :]
-        self.size += length
         return length
 
     def finish(self) -> None:

@@ -63,14 +63,16 @@ class LocalLoader(Loader, FormatOptions):
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
         from etl.formats.encoders import encode
+        from etl.formats.hashed import HashedStream
 
         self._refuse_folder()
         with Draft(self.file, run.id) as draft:
             sweep(self.file)
-            rows, schema = encode(batches, draft, self.file_format, self, run.descriptions)
+            sink = HashedStream(draft)
+            rows, schema = encode(batches, sink, self.file_format, self, run.descriptions)
             draft.finish()
         types = {field.name: str(field.type) for field in schema}
-        return Receipt(rows, draft.size, draft.sha256.hexdigest(), types, {"draft": draft.path})
+        return Receipt(rows, sink.size, sink.sha256.hexdigest(), types, {"draft": draft.path})
 
     def commit(self, receipts: Sequence[Receipt], run: Run) -> Published:
         if len(receipts) != 1:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from etl.errors import AccessError, ConfigError, EtlError
 from etl.history import Garbage, Version
 from etl.run import Live, Published, Receipt, Run
+from etl.s3.bodies import crc32_text
 from etl.s3.client import LostRace, UploadGone
 from etl.s3.copy import copy_version
 from etl.s3.store import Store
@@ -56,21 +57,23 @@ class ObjectLayout:
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
         from etl.formats.encoders import encode
+        from etl.formats.hashed import HashedStream
         from etl.s3.upload import Upload
 
         loader = self.loader
         store = loader.store()
         before = store.head(self.key)
         upload = Upload(store, self.key, loader.data_options(run), loader.part_bytes, loader.parts_in_flight)
+        sink = HashedStream(upload)
         try:
-            rows, schema = encode(batches, upload, loader.file_format, loader, run.descriptions)
-            detail = {**upload.finish(), "before": before}
+            rows, schema = encode(batches, sink, loader.file_format, loader, run.descriptions)
+            detail = {**upload.finish(), "crc32": crc32_text(sink.crc32), "before": before}
         except BaseException:
             upload.cancel()
             self._abort(upload.upload_id)
             raise
         types = {field.name: str(field.type) for field in schema}
-        return Receipt(rows, upload.size, upload.sha256.hexdigest(), types, detail)
+        return Receipt(rows, sink.size, sink.sha256.hexdigest(), types, detail)
 
     def commit(self, receipts: Sequence[Receipt], run: Run) -> Published:
         if len(receipts) != 1:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping
 from typing import Any
 
-from zlib_ng import zlib_ng
-
 from etl.errors import ConfigError
-from etl.s3.bodies import crc32_of, crc32_text
+from etl.s3.bodies import crc32_of
 from etl.s3.inflight import InFlight
 from etl.s3.store import Store
 from etl.signals import signals_put_off
@@ -26,28 +23,15 @@ class Upload(io.RawIOBase):
     """
 
     def __init__(self, store: Store, key: str, options: Mapping[str, Any], part_bytes: int, in_flight: int) -> None:
-        self.size = 0
-        self.sha256 = hashlib.sha256()
         self.upload_id: str | None = None
         self._store = store
         self._key = key
         self._options = options
         self._part_bytes = part_bytes
-        self._crc32 = 0
         self._buffer = bytearray()
         self._parts: InFlight[dict[str, Any]] = InFlight(in_flight)
 
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.size
-
     def write(self, data: Any) -> int:
-        length = len(data)
-        self.size += length
-        self.sha256.update(data)
-        self._crc32 = zlib_ng.crc32(data, self._crc32)
         self._buffer += data
         while len(self._buffer) >= self._part_bytes:
             with memoryview(self._buffer) as buffer:
@@ -55,16 +39,15 @@ class Upload(io.RawIOBase):
             del self._buffer[: self._part_bytes]
             self._send(body)
             del body
-        return length
+        return len(data)
 
     def finish(self) -> dict[str, Any]:
         """Wait for all parts. What the commit needs: the upload, or the whole body if it was less than a part."""
-        crc32 = crc32_text(self._crc32)
         if self.upload_id is None:
-            return {"body": bytes(self._buffer), "crc32": crc32}
+            return {"body": bytes(self._buffer)}
         if self._buffer:
             self._send(bytes(self._buffer))
-        return {"upload_id": self.upload_id, "parts": self._parts.results(), "crc32": crc32}
+        return {"upload_id": self.upload_id, "parts": self._parts.results()}
 
     def cancel(self) -> None:
         """Start no more parts and wait a little for those under way, so that an abort finds none of them."""
