@@ -66,8 +66,9 @@ class DatasetLayout:
         return next((share.figures for share in reversed(shares) if share.replays is None), None) or None
 
     def write(self, batches: Iterator[DataFrame], run: Run) -> Receipt:
-        from etl.s3.parts import Cut, Cutter
-        from etl.s3.sending import Sending
+        from etl.s3.inflight import InFlight
+        from etl.s3.parts import Cutter
+        from etl.s3.sending import Sender
         from etl.tables.one_schema import arrow_tables
 
         loader, catalog = self.loader, self._catalog()
@@ -77,16 +78,17 @@ class DatasetLayout:
         shape = self._shape(schema)
         if self._adds(run) and live is not None:
             _check_fits(shape, live, loader.uri)
-        cut = Cut(loader.partition_by, loader.max_file_bytes, loader.max_file_rows, loader.spool_bytes)
         # Not where rows are added: one file would stand for those of two runs.
         reusable = _there(catalog, live.files) if live is not None and not self._adds(run) else []
-        with TemporaryDirectory(prefix="etl-") as folder, Sending(catalog, loader, run, reusable) as sending:
-            cutter = Cutter(schema, Path(folder), loader.file_format, loader, cut, run.descriptions)
+        sender = Sender(catalog, loader, run, reusable)
+        sending: InFlight[DataFile] = InFlight(catalog.store, loader.parts_in_flight)
+        with TemporaryDirectory(prefix="etl-") as folder, sending:
+            cutter = Cutter(schema, Path(folder), loader, run.descriptions)
             for part in cutter.parts(tables):
-                sending.add(part)
+                sending.add(sender.store, part)
             if not sending and not loader.partition_by and (live is None or not self._adds(run)):
-                sending.add(cutter.empty_part())
-            files = sending.finish()
+                sending.add(sender.store, cutter.empty_part())
+            files = sending.results()
         detail = {"files": files, "etag": seen.etag if seen else None, "shape": shape}
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
         return Receipt(rows, size, digest(files), shape["schema"], detail)

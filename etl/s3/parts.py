@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -15,8 +15,10 @@ import pyarrow as pa
 from etl.errors import ConfigError, DataError
 from etl.formats.encoders import Descriptions, Encoder, grouped
 from etl.formats.hashed import HashedStream
-from etl.formats.options import Format, FormatOptions
 from etl.tables.batches import regroup
+
+if TYPE_CHECKING:
+    from etl.s3.options import S3Options
 
 NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # what Hive, Spark, Athena, DuckDB and Polars take for null
 
@@ -36,16 +38,6 @@ Values = tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where one file ends and the next begins. ``max_bytes``: passed by what the last group of rows adds."""
-
-    partition_by: Sequence[str]
-    max_bytes: int
-    max_rows: int | None
-    spool_bytes: int
-
-
-@dataclass(frozen=True)
 class Part:
     """A finished file on the local disk. ``name`` is its place in the dataset, below the folder of the run."""
 
@@ -61,38 +53,29 @@ class Part:
 class Cutter:
     """Writes tables that all have ``schema`` into files in ``folder``; whoever is given a file deletes it."""
 
-    def __init__(
-        self,
-        schema: pa.Schema,
-        folder: Path,
-        file_format: Format,
-        options: FormatOptions,
-        cut: Cut,
-        descriptions: Descriptions | None = None,
-    ) -> None:
-        _check_keys(schema, cut.partition_by)
+    def __init__(self, schema: pa.Schema, folder: Path, options: S3Options, descriptions: Descriptions) -> None:
+        _check_keys(schema, options.partition_by)
         self._schema = schema
         self._folder = folder
-        self._format: Format = file_format
         self._options = options
-        self._cut = cut
         self._descriptions = descriptions
         self._numbers: Counter[Values] = Counter()
         self._paths = (folder / f"part-{number}" for number in count())
-        self._group_rows = options.group_rows(file_format)
-        if cut.max_rows is not None:  # a file is so many equal groups, so that each begins with a full one
-            groups = -(-cut.max_rows // self._group_rows)
-            self._group_rows = cut.max_rows // groups
+        self._most_rows = options.max_file_rows or float("inf")
+        self._group_rows = options.group_rows(options.file_format)
+        if options.max_file_rows:  # a file is so many equal groups, so that each begins with a full one
+            groups = -(-options.max_file_rows // self._group_rows)
+            self._group_rows = options.max_file_rows // groups
 
     def parts(self, tables: Iterable[pa.Table]) -> Iterator[Part]:
         """Files as they get full: in the order of the rows, or for partitions when all their rows have come.
 
         The rows of partitions wait on disk, at most ``spool_bytes`` of them. No rows: no files.
         """
-        if not self._cut.partition_by:
+        if not self._options.partition_by:
             yield from self._files((), self._schema, tables)
             return
-        inside = pa.schema([field for field in self._schema if field.name not in self._cut.partition_by])
+        inside = pa.schema([field for field in self._schema if field.name not in self._options.partition_by])
         for values, waiting in self._partitions(tables, inside):
             yield from self._files(values, inside, waiting)
 
@@ -110,28 +93,28 @@ class Cutter:
     def _file(
         self, values: Values, schema: pa.Schema, group: pa.Table | None, groups: Iterator[pa.Table]
     ) -> tuple[Part, pa.Table | None]:
-        """One file, and the group that the next one begins with."""
-        rows, most_rows = 0, self._cut.max_rows or float("inf")
-        how = (self._format, self._options, self._descriptions)
+        """One file, and the group that the next one begins with. The last group may take it past its size."""
+        rows, options = 0, self._options
+        how = (options.file_format, options, self._descriptions)
         path = next(self._paths)
         with HashedStream(path.open("xb")) as sink, Encoder(sink, schema, *how) as encoder:
-            while group is not None and sink.size < self._cut.max_bytes and rows + group.num_rows <= most_rows:
+            while group is not None and sink.size < options.max_file_bytes and rows + group.num_rows <= self._most_rows:
                 encoder.write(group)
                 rows += group.num_rows
                 group = next(groups, None)
-        partition = dict(zip(self._cut.partition_by, values, strict=False))
+        partition = dict(zip(options.partition_by, values, strict=False))
         number = self._numbers[values]
         self._numbers[values] += 1
         sha256 = sink.sha256.hexdigest()
-        name = f"{folder_of(partition)}part-{number:05}-{sha256[:16]}.{self._format}"
+        name = f"{folder_of(partition)}part-{number:05}-{sha256[:16]}.{options.file_format}"
         return Part(path, name, partition, rows, sink.size, sha256, sink.crc32), group
 
     def _partitions(self, tables: Iterable[pa.Table], inside: pa.Schema) -> Iterator[tuple[Values, Iterator[pa.Table]]]:
         with _Spool(self._folder / "spool", inside) as spool:
             for table in regroup(tables, _SORTED_ROWS):
-                for values, rows in _sorted_out(table, self._cut.partition_by):
+                for values, rows in _sorted_out(table, self._options.partition_by):
                     spool.add(values, rows)
-                if spool.size >= self._cut.spool_bytes:
+                if spool.size >= self._options.spool_bytes:
                     yield from spool.drain()
             yield from spool.drain()
 

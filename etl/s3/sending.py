@@ -1,4 +1,4 @@
-"""Stores the finished files of a dataset, several at a time, while the next ones are being written."""
+"""Stores a finished file of a dataset: in one PUT, and not at all if its content is there already."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from etl.run import Run
 from etl.s3.bodies import crc32_text
 from etl.s3.client import LostRace
-from etl.s3.inflight import InFlight
 from etl.s3.manifest import DataFile
 from etl.s3.pointer import Catalog, folder_of
 from etl.s3.stored import Stored, only_if
@@ -23,11 +22,8 @@ if TYPE_CHECKING:
 _REUSABLE = timedelta(hours=12)
 
 
-class Sending:
-    """A file is sent in one PUT, and not at all if its content is there already. Used as a context.
-
-    ``known``: files that are there, and may be taken over.
-    """
+class Sender:
+    """Stores the files of one run. ``known``: files that are there, and may be taken over."""
 
     def __init__(self, catalog: Catalog, loader: S3Loader, run: Run, known: Sequence[DataFile]) -> None:
         self._catalog = catalog
@@ -35,28 +31,9 @@ class Sending:
         self._run = run
         self._known = {file.content: file for file in known}
         self._folder = folder_of(run)
-        self._files: InFlight[DataFile] = InFlight(loader.parts_in_flight)
 
-    def add(self, part: Part) -> None:
-        """Send it in the background. Waits while enough are under way, and raises what one of them met."""
-        self._files.add(self._stored, part)
-
-    def finish(self) -> list[DataFile]:
-        """Wait for all of them; they come in the order in which they were added."""
-        return self._files.results()
-
-    def __bool__(self) -> bool:
-        return bool(self._files)
-
-    def __enter__(self) -> Sending:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._catalog.store.stop()
-            self._files.wait_a_little()
-
-    def _stored(self, part: Part) -> DataFile:
+    def store(self, part: Part) -> DataFile:
+        """What the manifest says of it then; the local file is gone."""
         file = DataFile(
             self._folder + part.name,
             part.bytes,

@@ -29,7 +29,7 @@ class Upload(io.RawIOBase):
         self._options = options
         self._part_bytes = part_bytes
         self._buffer = bytearray()
-        self._parts: InFlight[dict[str, Any]] = InFlight(in_flight)
+        self._parts: InFlight[dict[str, Any]] = InFlight(store, in_flight)
 
     def write(self, data: Any) -> int:
         self._buffer += data
@@ -50,9 +50,7 @@ class Upload(io.RawIOBase):
         return {"upload_id": self.upload_id, "parts": self._parts.results()}
 
     def cancel(self) -> None:
-        """Start no more parts and wait a little for those under way, so that an abort finds none of them."""
-        self._store.stop()
-        self._parts.wait_a_little()
+        self._parts.cancel()
 
     def _send(self, body: bytes) -> None:
         if self.upload_id is None:
