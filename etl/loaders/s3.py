@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from etl.s3.dataset import DatasetLayout
-    from etl.s3.history import DatasetHistory
     from etl.s3.object import ObjectLayout
+    from etl.s3.pointer import Catalog
     from etl.s3.store import Store
 
 
@@ -48,6 +48,12 @@ class S3Loader(Loader, S3Options, History):
             conditions_needed=self.prefix is not None and not self.single_writer,
             hurried=hurried,
         )
+
+    def catalog(self) -> Catalog:
+        """What is published under the prefix."""
+        from etl.s3.pointer import Catalog
+
+        return Catalog(self.store(), self.prefix or "")
 
     def data_options(self, run: Run, **facts: str | None) -> dict[str, Any]:
         """What S3 is told about an object that holds data. ``facts``: more of our metadata, without ``etl-``."""
@@ -80,20 +86,20 @@ class S3Loader(Loader, S3Options, History):
         return self._layout().check()
 
     def versions(self) -> list[Version]:
-        return self._history().versions()
+        return self._layout().versions()
 
     def rollback(self, run_id: str) -> Version:
-        return self._history().rollback(run_id)
+        return self._layout().rollback(run_id)
 
     def sweep(self, grace: timedelta, *, apply: bool = False) -> list[Garbage]:
-        return self._history().sweep(grace, apply=apply)
+        return self._layout().sweep(grace, apply=apply)
 
     def figures(self, live: Live) -> Mapping[str, Any] | None:
         if self.prefix is None:
             return super().figures(live)
         from etl.s3.dataset import DatasetLayout
 
-        return DatasetLayout(self, self.prefix).figures()
+        return DatasetLayout(self).figures()
 
     def keeps_state(self) -> bool:
         return self.mode == "append"
@@ -104,10 +110,9 @@ class S3Loader(Loader, S3Options, History):
     def replays(self) -> Replays | None:
         if self.prefix is None:
             return None
-        from etl.s3.pointer import Catalog
         from etl.s3.replays import DatasetReplays
 
-        return DatasetReplays(Catalog(self.store(), self.prefix))
+        return DatasetReplays(self.catalog())
 
     def keep(self, name: str, path: Path) -> str:
         key = self.beside(name)
@@ -136,17 +141,7 @@ class S3Loader(Loader, S3Options, History):
             return ObjectLayout(self, self.key)
         from etl.s3.dataset import DatasetLayout
 
-        return DatasetLayout(self, self.prefix or "")
-
-    def _history(self) -> ObjectLayout | DatasetHistory:
-        if self.key is not None:
-            from etl.s3.object import ObjectLayout
-
-            return ObjectLayout(self, self.key)
-        from etl.s3.history import DatasetHistory
-        from etl.s3.pointer import Catalog
-
-        return DatasetHistory(Catalog(self.store(), self.prefix or ""))
+        return DatasetLayout(self)
 
 
 def _ascii(value: str) -> str:

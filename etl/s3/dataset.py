@@ -28,6 +28,7 @@ from etl.figures import summed
 from etl.redact import redact
 from etl.run import Live, Published, Receipt, Run
 from etl.s3.client import Denied, LostRace, NoConditions
+from etl.s3.history import DatasetHistory
 from etl.s3.manifest import DataFile, Entry, Manifest, Share, digest, pointer_to
 from etl.s3.pointer import DATA, Catalog, Seen, folder_of
 from etl.s3.replays import replayed_by
@@ -37,22 +38,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pandas import DataFrame
 
-    from etl.loaders.s3 import S3Loader
-
 _SHAPE = ("file_format", "format_options", "partition_by", "schema", "arrow_schema")
 
 log = logging.getLogger(__name__)
 
 
-class DatasetLayout:
+class DatasetLayout(DatasetHistory):
     """What ``S3Loader`` does when it is given a prefix."""
 
-    def __init__(self, loader: S3Loader, prefix: str) -> None:
-        self.loader = loader
-        self.prefix = prefix
-
     def live(self) -> Live | None:
-        seen = self._catalog().look()
+        seen = self.loader.catalog().look()
         if seen is None:
             return None
         pointer = seen.pointer
@@ -60,7 +55,7 @@ class DatasetLayout:
 
     def figures(self) -> dict[str, Any] | None:
         """Of the rows that the last run has added, replays aside."""
-        catalog = self._catalog()
+        catalog = self.loader.catalog()
         seen = catalog.look()
         shares = catalog.manifest(seen.pointer.manifest).shares if seen else ()
         return next((share.figures for share in reversed(shares) if share.replays is None), None) or None
@@ -71,7 +66,7 @@ class DatasetLayout:
         from etl.s3.sending import Sender
         from etl.tables.one_schema import arrow_tables
 
-        loader, catalog = self.loader, self._catalog()
+        loader, catalog = self.loader, self.loader.catalog()
         seen = catalog.look()
         live = catalog.manifest(seen.pointer.manifest) if seen else None
         schema, tables = arrow_tables(batches)
@@ -94,7 +89,7 @@ class DatasetLayout:
         return Receipt(rows, size, digest(files), shape["schema"], detail)
 
     def commit(self, receipts: Sequence[Receipt], run: Run) -> Published:
-        catalog = self._catalog()
+        catalog = self.loader.catalog()
         # A pointer that could be read before must be readable now: not to see it is no lost race.
         seen = catalog.pointer() if any(receipt.detail["etag"] for receipt in receipts) else catalog.look()
         live = catalog.manifest(seen.pointer.manifest) if seen else None
@@ -126,13 +121,16 @@ class DatasetLayout:
 
     def check(self) -> str:
         """Prove that files can be written, and only under the conditions that keep two runs apart."""
-        catalog = self._catalog()
-        catalog.store.check_bucket(self.prefix)
+        catalog = self.loader.catalog()
+        catalog.store.check_bucket(catalog.prefix)
         catalog.look()
         path = f"{DATA}_check-{token_hex(6)}"
         catalog.put_new(path, b"")
         keeps = self.loader.single_writer or catalog.keeps_conditions(path, b"")
-        self._delete(catalog, path)
+        try:
+            catalog.store.delete(catalog.prefix + path)
+        except Denied:
+            log.warning("May not delete %s%s, an empty object; sweep will", self.loader.uri, path)
         if not keeps:
             raise NoConditions(f"{self.loader.uri}: {NO_CONDITIONS}")
         return f"may publish to {self.loader.uri}"
@@ -206,15 +204,6 @@ class DatasetLayout:
             "arrow_schema": base64.b64encode(schema.serialize()).decode(),
         }
 
-    def _delete(self, catalog: Catalog, path: str) -> None:
-        try:
-            catalog.store.delete(self.prefix + path)
-        except Denied:
-            log.warning("May not delete %s%s, an empty object; sweep will", self.loader.uri, path)
-
-    def _catalog(self) -> Catalog:
-        return Catalog(self.loader.store(), self.prefix)
-
 
 def _there(catalog: Catalog, files: Sequence[DataFile]) -> list[DataFile]:
     """Those that nobody has deleted."""
@@ -245,9 +234,8 @@ def _common_shape(receipts: Sequence[Receipt]) -> dict[str, Any]:
     shape: dict[str, Any] = receipts[0].detail["shape"]
     for receipt in receipts[1:]:
         if receipt.detail["shape"] != shape:
-            raise DataError(
-                f"parts of the run differ in columns or types: {_difference(shape, receipt.detail['shape'])}"
-            )
+            difference = _difference(shape["schema"], receipt.detail["shape"]["schema"])
+            raise DataError(f"parts of the run differ in columns or types: {difference}")
     return shape
 
 
@@ -260,14 +248,13 @@ def _check_fits(shape: dict[str, Any], live: Manifest, uri: str) -> None:
                 f"{uri} was written with {name} = {there!r}, now it is {here!r}; publish it anew (replace)"
             )
     if shape["schema"] != live.schema or list(shape["schema"]) != list(live.schema):
-        difference = _difference({"schema": live.schema}, shape)
+        difference = _difference(live.schema, shape["schema"])
         raise DataError(
             f"rows do not fit those of {uri}: {difference}. Mend the transformers, or publish it anew (replace)"
         )
 
 
-def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
-    old, new = before["schema"], after["schema"]
+def _difference(old: dict[str, str], new: dict[str, str]) -> str:
     changes = [f"{name} is missing" for name in old if name not in new]
     changes += [f"{name} is new" for name in new if name not in old]
     changes += [f"{name} is {new[name]}, was {old[name]}" for name in new if name in old and new[name] != old[name]]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from etl.errors import AccessError, DataError
+from etl.errors import AccessError, ConfigError, DataError
 from etl.run import Run
 from etl.s3.client import LostRace
 from etl.s3.manifest import POINTER, DataFile, Manifest, Pointer
 from etl.s3.store import Store
-from etl.s3.stored import Stored, only_if
+from etl.s3.stored import only_if
 
 DATA = "data/"
 MANIFESTS = "_manifests/"
@@ -46,6 +46,13 @@ class Catalog:
     def pointer(self) -> Seen | None:
         """None if nothing is published."""
         return self._seen(self.store.get(self.prefix + POINTER))
+
+    def published(self, otherwise: str) -> Seen:
+        """The pointer. Raises ConfigError, which ends in ``otherwise``, if nothing is published."""
+        seen = self.pointer()
+        if seen is None:
+            raise ConfigError(f"nothing is published at {self.uri}: {otherwise}")
+        return seen
 
     def manifest(self, path: str) -> Manifest:
         found = self.store.get(self.prefix + path)
@@ -88,17 +95,10 @@ class Catalog:
         version_id: str | None = reply.get("VersionId")
         return version_id
 
-    def files(self) -> Iterator[Stored]:
-        """The data files that are there, whichever version they belong to."""
-        return self.store.objects(self.prefix + DATA)
-
     def lost(self, files: Iterable[DataFile], folder: str = DATA) -> list[DataFile]:
         """Those of ``files``, all below ``folder``, that are not there, or not of their size."""
         there = {stored.key: stored.bytes for stored in self.store.objects(self.prefix + folder)}
         return [file for file in files if there.get(self.prefix + file.path) != file.bytes]
-
-    def manifests(self) -> Iterator[Stored]:
-        return self.store.objects(self.prefix + MANIFESTS)
 
     def _seen(self, found: tuple[bytes, str] | None) -> Seen | None:
         if found is None:

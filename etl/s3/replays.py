@@ -39,9 +39,7 @@ class DatasetReplays(Replays):
                 yield table.to_pandas(types_mapper=pd.ArrowDtype)
 
     def _live(self) -> Manifest:
-        seen = self._catalog.pointer()
-        if seen is None:
-            raise ConfigError(f"nothing is published at {self._catalog.uri}: there is nothing to add rows to")
+        seen = self._catalog.published("there is nothing to add rows to")
         return self._catalog.manifest(seen.pointer.manifest)
 
 
