@@ -120,7 +120,8 @@ class ObjectLayout:
                 continue
             if not live:
                 options = {"StorageClass": self.loader.storage_class} if self.loader.storage_class else {}
-                copy_version(store, version, only_if(self._etag(store)), **options)
+                now = store.head(self.key)
+                copy_version(store, version, only_if(now.etag if now else None), **options)
             return self._version(store, version, live=True)
         raise ConfigError(f"{self.loader.uri} has no version of run {run_id} (is the bucket versioned?)")
 
@@ -185,10 +186,6 @@ class ObjectLayout:
         rows = stored.metadata.get("etl-rows") or self._reported(store, stored).get("rows")
         run_id = stored.metadata.get("etl-run-id", "-")
         return Version(run_id, stored.modified, None if rows is None else int(rows), stored.bytes, live)
-
-    def _etag(self, store: Store) -> str | None:
-        stored = store.head(self.key)
-        return stored.etag if stored else None
 
     def _abort_strays(self, store: Store) -> None:
         """Abort what earlier runs left when they were killed.

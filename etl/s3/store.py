@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class Store:
-    """The calls that loader and readers make. They raise the errors of ``etl.errors`` and their kinds in ``s3_client``.
+    """The calls that loader and readers make. They raise the errors of ``etl.errors`` and ``etl.s3.client``.
 
     ``owner``: the account that the bucket must belong to. ``writing``: what every write asks for (encryption, ACL,
     tags). ``deadline_s``: seconds after which a failing call is not tried again. ``conditions_needed``: where the
@@ -260,6 +260,7 @@ class Store:
         return reply
 
     def _send(self, body: bytes | Path, **params: Any) -> Any:
-        with ExitStack() as stack:
-            content = stack.enter_context(StoppableFile(body, self._stopping)) if isinstance(body, Path) else body
-            return self.client.put_object(Body=content, **params)
+        if isinstance(body, bytes):
+            return self.client.put_object(Body=body, **params)
+        with StoppableFile(body, self._stopping) as file:
+            return self.client.put_object(Body=file, **params)
