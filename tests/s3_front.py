@@ -48,20 +48,18 @@ class Front:
         self.url = url
         self.calls: list[Call] = []
         self.hidden: set[str] = set()
-        self._refusals: dict[tuple[str, str], tuple[int, bytes]] = {}
-        self._conditions: list[tuple[Wanted, tuple[int, bytes]]] = []
+        self._refusals: list[tuple[Wanted, Reply]] = []
         self._resets: list[Wanted] = []
         self._losses: list[Wanted] = []
 
     def refuse(self, method: str, query_name: str, status: int, code: str = "", body: str | None = None) -> None:
         """Answer calls with this name in their query (``""``: with none) by an error, or by ``body`` as it is."""
-        text = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>" if body is None else body
-        self._refusals[method, query_name] = status, text.encode()
+        self.refuse_if(lambda call: call.method == method and query_name in (call.query or {""}), status, code, body)
 
-    def refuse_if(self, wanted: Wanted, status: int, code: str) -> None:
-        """Answer the calls that are ``wanted`` by an error."""
-        text = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
-        self._conditions.append((wanted, (status, text.encode())))
+    def refuse_if(self, wanted: Wanted, status: int, code: str, body: str | None = None) -> None:
+        """Answer the calls that are ``wanted`` by an error, or by ``body`` as it is."""
+        text = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>" if body is None else body
+        self._refusals.append((wanted, Reply(status, {}, text.encode())))
 
     def reset_if(self, wanted: Wanted) -> None:
         """Break the connection of the calls that are ``wanted``; the S3 server hears nothing of them."""
@@ -72,17 +70,12 @@ class Front:
         self._losses.append(wanted)
 
     def forget_refusals(self) -> None:
-        for each in (self._refusals, self._conditions, self._resets, self._losses):
-            each.clear()
+        self._refusals.clear()
+        self._resets.clear()
+        self._losses.clear()
 
-    def refusal(self, call: Call) -> tuple[int, bytes] | None:
-        for wanted, answer in self._conditions:
-            if wanted(call):
-                return answer
-        for name in call.query or {"": ""}:
-            if found := self._refusals.get((call.method, name)):
-                return found
-        return None
+    def refusal(self, call: Call) -> Reply | None:
+        return next((reply for wanted, reply in self._refusals if wanted(call)), None)
 
     def resets(self, call: Call) -> bool:
         return any(wanted(call) for wanted in self._resets)
@@ -106,7 +99,7 @@ def front_of(s3_url: str) -> Iterator[Front]:
                 self.hang_up()
                 return
             if refusal := front.refusal(call):
-                self.answer(Reply(refusal[0], {}, refusal[1]))
+                self.answer(refusal)
                 return
             # moto looks at a condition first and writes then: another write must not come between
             with writing if call.writes else nullcontext():
