@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -92,6 +93,12 @@ class Bucket:
 
     def open_uploads(self) -> list[Any]:
         return list(self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", []))
+
+    def deny(self, action: str) -> None:
+        """To everybody, for every object."""
+        denial = {"Effect": "Deny", "Principal": "*", "Action": action, "Resource": f"arn:aws:s3:::{self.name}/*"}
+        policy = {"Version": "2012-10-17", "Statement": [denial]}
+        self.client.put_bucket_policy(Bucket=self.name, Policy=json.dumps(policy))
 
 
 _bucket_number = iter(range(1, 1_000_000))

@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pandas import DataFrame
 
@@ -20,8 +19,9 @@ from etl.errors import EtlError
 from etl.loaders.s3 import S3Loader
 from etl.s3.options import MIB
 from tests.conftest import Bucket
-from tests.contracts import LoaderContract
+from tests.contracts import LoaderContract, published
 from tests.s3_front import Call, Front
+from tests.test_s3_loader import random_batches
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 OTHER_KEY = "arn:aws:kms:us-east-1:123456789012:key/ffffffff-12ab-34cd-56ef-1234567890ab"
@@ -131,38 +131,28 @@ def refused(policy: Any, calls: list[Call]) -> list[tuple[str, str, dict[str, st
     return [need for call in calls for need in needs(call) if not allows(policy, *need)]
 
 
-def batches(count: int) -> Iterator[DataFrame]:
-    """About 1 MiB of Parquet a batch."""
-    chance = np.random.default_rng(7)
-    for _ in range(count):
-        yield DataFrame({"number": chance.integers(0, 2**62, 65_536), "share": chance.random(65_536)})
-
-
 def use_everything(loader: S3Loader, folder: Path) -> None:
     """Whatever a run and the commands do: small and large content, failures, the report, history, sweeping."""
     report = folder / "report.json"
     report.write_text('{"published": null}', encoding="utf-8")
-    run = LoaderContract.a_run()
     loader.check()
     for count in (1, 7):
-        again = LoaderContract.a_run(recipe=f"r{count}")
         loader.live()
-        loader.commit([loader.load(batches(count), again)], again)
-        loader.keep(f"_runs/{again.id}.json", report)
+        published(loader, random_batches(count), recipe=f"r{count}", id=f"run-{count}")
+        loader.keep(f"_runs/run-{count}.json", report)
         loader.kept("_runs/_unchanged-0123456789abcdef.json")  # there is none
-        loader.keep(f"_rejects/{again.id}.jsonl", report)
-    loader.commit([loader.load(batches(7), run)], run)
+        loader.keep(f"_rejects/run-{count}.jsonl", report)
+    published(loader, random_batches(7))
     if loader.prefix:  # fewer versions than there were: sweeping finds manifests, too
         loader = loader.model_copy(update={"keep_versions": 2})
-        run = LoaderContract.a_run(recipe="r0")
-        loader.commit([loader.load(batches(2), run)], run)
+        published(loader, random_batches(2), recipe="r0")
 
     def failing() -> Iterator[DataFrame]:
-        yield from batches(7)
+        yield from random_batches(7)
         raise EtlError("no more")
 
     with pytest.raises(EtlError, match="no more"):
-        loader.load(failing(), run)
+        loader.load(failing(), LoaderContract.a_run())
     oldest = loader.versions()[-1]
     loader.rollback(oldest.run_id)
     loader.sweep(timedelta(0), apply=True)
@@ -184,8 +174,7 @@ class TestRunning:
 
     def test_an_acl_takes_its_own_permission(self, bucket: Bucket, front: Front) -> None:
         loader = loader_at("a.csv", bucket=bucket.name, acl="bucket-owner-full-control")
-        run = LoaderContract.a_run()
-        loader.commit([loader.load(batches(1), run)], run)
+        published(loader, random_batches(1))
         assert refused(policies(loader)["run"], front.calls) == []
         without = policies(loader_at("a.csv", bucket=bucket.name))["run"]
         assert {action for action, *_ in refused(without, front.calls)} == {"s3:PutObjectAcl"}

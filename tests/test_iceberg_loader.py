@@ -41,7 +41,7 @@ from etl.steps import load_class
 from main import Pipeline
 from samples.make_sample import make_sample
 from tests.conftest import PROJECT, Bucket
-from tests.contracts import LoaderContract
+from tests.contracts import LoaderContract, live_recipe, published
 from tests.processes import exit_code_of
 from tests.web import WebServer
 
@@ -95,9 +95,7 @@ class Iceberg:
 
     def publish(self, *frames: DataFrame, **facts: Any) -> bool:
         """Whether the table changed."""
-        run = LoaderContract.a_run(**facts)
-        changed: bool = self.loader.commit([self.loader.load(iter(frames), run)], run).changed
-        return changed
+        return published(self.loader, iter(frames), **facts).changed
 
     @property
     def table(self) -> Table:
@@ -181,9 +179,7 @@ def test_no_rows_are_a_snapshot_too(iceberg: Iceberg) -> None:
     iceberg.publish(frame(1))
     assert iceberg.publish(nothing, recipe="r2")
     assert iceberg.rows() == []
-    live = iceberg.loader.live()
-    assert live is not None
-    assert live.recipe == "r2"
+    assert live_recipe(iceberg.loader) == "r2"
 
 
 def test_somebody_elses_rows_are_replaced_though_the_recipe_is_the_same(iceberg: Iceberg) -> None:
@@ -212,9 +208,7 @@ def test_append_sees_its_own_past_somebody_elses_snapshot(iceberg: Iceberg) -> N
     iceberg.options = {"mode": "append"}
     iceberg.publish(frame(1), recipe="r1")
     iceberg.table.append(pa.table({"number": pa.array([7], pa.int64()), "text": pa.array(["theirs"])}))
-    live = iceberg.loader.live()
-    assert live is not None
-    assert live.recipe == "r1"
+    assert live_recipe(iceberg.loader) == "r1"
     assert not iceberg.publish(frame(1), recipe="r2", source=source("fingerprint"))
 
 
@@ -459,11 +453,7 @@ def test_a_missing_bucket(bucket: Bucket, tmp_path: Path) -> None:
 
 
 def test_denied_write(bucket: Bucket, tmp_path: Path) -> None:
-    bucket.client.put_bucket_policy(
-        Bucket=bucket.name,
-        Policy=f"""{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny", "Principal": "*",
-            "Action": "s3:PutObject", "Resource": "arn:aws:s3:::{bucket.name}/*"}}]}}""",
-    )
+    bucket.deny("s3:PutObject")
     loader = IcebergLoader(catalog=sql_catalog(tmp_path, f"s3://{bucket.name}/x"), table=TABLE)
     with pytest.raises(AccessError, match="ask for the permission"):
         loader.load(iter([frame(1)]), LoaderContract.a_run())
@@ -494,9 +484,7 @@ def test_a_table_on_s3(kind: str, bucket: Bucket, tmp_path: Path) -> None:
     assert "will be created" in loader.check()
 
     def publish(*numbers: int, **options: Any) -> bool:
-        changed = loader.model_copy(update=options)
-        run = LoaderContract.a_run()
-        return changed.commit([changed.load(iter([frame(*numbers)]), run)], run).changed
+        return published(loader.model_copy(update=options), iter([frame(*numbers)])).changed
 
     assert publish(1, 2)
     assert not publish(1, 2)
@@ -568,9 +556,7 @@ def test_an_upsert_of_no_rows_changes_no_row(iceberg: Iceberg) -> None:
     iceberg.publish(frame(1))
     iceberg.publish(frame(1).iloc[:0], recipe="r2")
     assert iceberg.rows() == [(1, "row 1")]
-    live = iceberg.loader.live()
-    assert live is not None
-    assert live.recipe == "r2"
+    assert live_recipe(iceberg.loader) == "r2"
 
 
 # -- killed at any point -------------------------------------------------------------------------------------------
@@ -637,9 +623,7 @@ def test_killed_at_any_point(
         assert iceberg.publish(new, recipe="r2", source=source("new")) != finished_by_killed
         assert iceberg.rows() == expected
         assert not iceberg.publish(new, recipe="r2", source=source("new"))
-        live = iceberg.loader.live()
-        assert live is not None
-        assert live.recipe == "r2"
+        assert live_recipe(iceberg.loader) == "r2"
     assert point > 6
 
 

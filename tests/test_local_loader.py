@@ -26,7 +26,7 @@ from etl.loaders.local import LocalLoader
 from main import Pipeline
 from samples.make_sample import make_sample
 from tests.conftest import PROJECT
-from tests.contracts import LoaderContract
+from tests.contracts import LoaderContract, published
 from tests.processes import exit_code_of
 from tests.web import WebServer
 
@@ -81,9 +81,7 @@ def file(tmp_path: Path) -> Path:
 
 def publish(file: Path, *numbers: int, **facts: Any) -> bool:
     """Whether the file changed."""
-    loader, run = LocalLoader(path=file), LoaderContract.a_run(**facts)
-    changed: bool = loader.commit([loader.load(LoaderContract.batches(*numbers), run)], run).changed
-    return changed
+    return published(LocalLoader(path=file), LoaderContract.batches(*numbers), **facts).changed
 
 
 def numbers(file: Path) -> list[int] | None:
@@ -184,8 +182,7 @@ def test_options_of_the_format_are_used(tmp_path: Path) -> None:
     loader = LocalLoader.model_validate(
         {"path": tmp_path / "table.txt", "format": "csv", "csv": {"delimiter": ";", "quoting": "none"}}
     )
-    run = LoaderContract.a_run()
-    loader.commit([loader.load(LoaderContract.batches(1), run)], run)
+    published(loader, LoaderContract.batches(1))
     assert (tmp_path / "table.txt").read_text() == "number;text\n1;row 1\n"
 
 
@@ -242,14 +239,12 @@ def test_the_draft_of_a_neighbour_is_left_alone(file: Path) -> None:
 
 
 def test_a_draft_that_is_being_written_is_left_alone(file: Path) -> None:
-    loader, run = LocalLoader(path=file), LoaderContract.a_run()
-
     def meanwhile() -> Iterator[DataFrame]:
         yield from LoaderContract.batches(1)
         publish(file, 2)
         yield from LoaderContract.batches(3)
 
-    loader.commit([loader.load(meanwhile(), run)], run)
+    published(LocalLoader(path=file), meanwhile())
     assert numbers(file) == [1, 3]
 
 
@@ -329,8 +324,7 @@ def publish_until(point: int, file: Path, recipe: str, rows: tuple[int, ...]) ->
 
     os.fsync = fsync  # type: ignore[assignment]
     sys.addaudithook(audit)
-    loader, run = LocalLoader(path=file), LoaderContract.a_run(recipe=recipe)
-    loader.commit([loader.load(batches(), run)], run)
+    published(LocalLoader(path=file), batches(), recipe=recipe)
 
 
 @pytest.mark.parametrize("old", [(), (1, 2), (3, 4)], ids=["nothing", "other-rows", "equal-rows"])

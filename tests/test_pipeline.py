@@ -196,11 +196,7 @@ def test_a_damaged_member_publishes_nothing(lego: Pipeline, bucket: Bucket, web:
 
 
 def test_denied_write_is_a_permission_error(lego: Pipeline, bucket: Bucket) -> None:
-    bucket.client.put_bucket_policy(
-        Bucket=bucket.name,
-        Policy=f"""{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny", "Principal": "*",
-            "Action": "s3:PutObject", "Resource": "arn:aws:s3:::{bucket.name}/*"}}]}}""",
-    )
+    bucket.deny("s3:PutObject")
     report = lego.run()
     assert report.exit_code == AccessError.exit_code
     assert report.error is not None

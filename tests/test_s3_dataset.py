@@ -30,7 +30,7 @@ from etl.run import Published, Receipt, Run
 from etl.s3.options import KIB, MIB
 from etl.s3.parts import NULL_FOLDER
 from tests.conftest import PROJECT, Bucket
-from tests.contracts import LoaderContract
+from tests.contracts import LoaderContract, live_recipe, published
 from tests.s3_front import Front
 
 LONG_AGO = timedelta(days=1)
@@ -95,12 +95,9 @@ class TestAppending(DatasetContract):
 
     def test_nothing_to_append_is_a_version_without_files(self) -> None:
         self.publish(1)
-        loader, run = self.make(), self.a_run(recipe="r2")
-        receipt = loader.load(iter([next(self.batches(1)).iloc[:0]]), run)
-        assert loader.commit([receipt], run).changed
-        live = loader.live()
-        assert live is not None
-        assert live.recipe == "r2"
+        loader = self.make()
+        assert published(loader, iter([next(self.batches(1)).iloc[:0]]), recipe="r2").changed
+        assert live_recipe(loader) == "r2"
         assert self.numbers() == [1]
 
     @pytest.mark.parametrize(
@@ -144,8 +141,7 @@ class Dataset:
         return self.loader(**options or {}).load(iter([frame]), run), run
 
     def publish(self, frame: DataFrame, options: dict[str, Any] | None = None, **facts: Any) -> Published:
-        receipt, run = self.write(frame, options, **facts)
-        return self.loader(**options or {}).commit([receipt], run)
+        return published(self.loader(**options or {}), iter([frame]), **facts)
 
     def read(self, *columns: str) -> DataFrame:
         return etl.read_dataset(self.uri, columns or None)
@@ -180,9 +176,7 @@ def sent(front: Front) -> list[str]:
 def test_unchanged_run_costs_one_request(dataset: Dataset, front: Front) -> None:
     dataset.publish(frame(1))
     front.calls.clear()
-    live = dataset.loader().live()
-    assert live is not None
-    assert live.recipe == "r1"
+    assert live_recipe(dataset.loader()) == "r1"
     assert [(call.method, call.key) for call in front.calls] == [("GET", "sales/_current.json")]
 
 

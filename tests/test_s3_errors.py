@@ -17,7 +17,7 @@ from etl.loaders.s3 import S3Loader
 from etl.s3.client import s3_errors
 from etl.s3.store import Store
 from tests.conftest import Bucket
-from tests.contracts import LoaderContract
+from tests.contracts import LoaderContract, live_recipe, published
 from tests.s3_front import Front
 from tests.web import WebServer
 
@@ -164,11 +164,7 @@ def test_wrong_settings_are_named(
 
 
 def test_denied_write_names_action_and_object(bucket: Bucket) -> None:
-    bucket.client.put_bucket_policy(
-        Bucket=bucket.name,
-        Policy=f"""{{"Version": "2012-10-17", "Statement": [{{"Effect": "Deny", "Principal": "*",
-            "Action": "s3:PutObject", "Resource": "arn:aws:s3:::{bucket.name}/*"}}]}}""",
-    )
+    bucket.deny("s3:PutObject")
     loader, run = S3Loader(bucket=bucket.name, key="a.csv"), LoaderContract.a_run()
     receipt = loader.load(LoaderContract.batches(1), run)
     with pytest.raises(AccessError, match=rf"s3:PutObject on s3://{bucket.name}/a.csv: .*permission"):
@@ -194,12 +190,10 @@ def test_head_is_explained_by_a_get(
 
 def test_head_that_is_refused_once_is_tried_again(bucket: Bucket, front: Front) -> None:
     """Whoever may GET may HEAD, too: it was something that has passed."""
-    publish(S3Loader(bucket=bucket.name, key="a.csv"))
+    published(S3Loader(bucket=bucket.name, key="a.csv"), LoaderContract.batches(1))
     refusals = iter(range(1))
     front.refuse_if(lambda call: call.method == "HEAD" and next(refusals, None) is not None, 400, "RequestTimeout")
-    live = S3Loader(bucket=bucket.name, key="a.csv").live()
-    assert live is not None
-    assert live.recipe == "r1"
+    assert live_recipe(S3Loader(bucket=bucket.name, key="a.csv")) == "r1"
 
 
 def test_object_that_may_not_be_looked_at_counts_as_missing(
@@ -209,13 +203,8 @@ def test_object_that_may_not_be_looked_at_counts_as_missing(
     loader = S3Loader(bucket=bucket.name, key="a.csv")
     assert loader.live() is None
     assert "as if nothing were there yet" in caplog.text
-    publish(loader)
+    published(loader, LoaderContract.batches(1))
     assert bucket.objects() == ["a.csv"]
-
-
-def publish(loader: S3Loader) -> None:
-    run = LoaderContract.a_run()
-    loader.commit([loader.load(LoaderContract.batches(1), run)], run)
 
 
 def test_unreachable_server_is_for_later(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

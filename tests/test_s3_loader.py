@@ -23,7 +23,7 @@ from etl.repeats import recipe_of
 from etl.run import Published, Receipt, Run
 from etl.s3.options import MIB
 from tests.conftest import Bucket
-from tests.contracts import LoaderContract
+from tests.contracts import LoaderContract, published
 from tests.s3_front import Call, Front
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/0d9f0b1c-1111-2222-3333-444455556666"
@@ -107,12 +107,11 @@ class TestMultipart:
         assert seen[-1] == 1
 
     def test_equal_content_is_told_from_the_report(self, tmp_path: Path) -> None:
-        published = self.loader.commit([self.loader.load(random_batches(10), self.run)], self.run)
+        first = published(self.loader, random_batches(10), id=self.run.id)
         report = tmp_path / "report.json"
-        report.write_text(f'{{"published": {{"sha256": "{published.sha256}"}}}}')
+        report.write_text(f'{{"published": {{"sha256": "{first.sha256}"}}}}')
         self.loader.keep(f"_runs/{self.run.id}.json", report)
-        again = self.loader.commit([self.loader.load(random_batches(10), self.run)], self.run)
-        assert not again.changed
+        assert not published(self.loader, random_batches(10)).changed
         assert len(self.bucket.versions("big/table.parquet")) == 1
         assert self.bucket.open_uploads() == []
 
@@ -152,15 +151,13 @@ def test_metadata_tells_where_the_object_came_from(bucket: Bucket) -> None:
 def test_equal_content_makes_no_new_version(bucket: Bucket) -> None:
     loader = S3Loader(bucket=bucket.name, key="a.csv")
     for recipe in ("r1", "r2"):
-        run = LoaderContract.a_run(recipe=recipe)
-        loader.commit([loader.load(LoaderContract.batches(1), run)], run)
+        publish(loader, 1, recipe=recipe)
     assert len(bucket.versions("a.csv")) == 1
 
 
 def test_null_and_empty_text_stay_apart_in_csv(bucket: Bucket) -> None:
-    loader, run = S3Loader(bucket=bucket.name, key="a.csv"), LoaderContract.a_run()
     frame = DataFrame({"text": ["", None, 'say "hi", twice']})
-    loader.commit([loader.load(iter([frame]), run)], run)
+    published(S3Loader(bucket=bucket.name, key="a.csv"), iter([frame]))
     assert bucket.body("a.csv").decode() == '"text"\n""\n\n"say ""hi"", twice"\n'
 
 
@@ -200,8 +197,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 
 
 def publish(loader: S3Loader, *numbers: int, **facts: Any) -> Published:
-    run = LoaderContract.a_run(**facts)
-    return loader.commit([loader.load(LoaderContract.batches(*numbers), run)], run)
+    return published(loader, LoaderContract.batches(*numbers), **facts)
 
 
 def test_unchanged_run_costs_one_request(bucket: Bucket, front: Front) -> None:
@@ -230,11 +226,10 @@ class TestOptions:
             tags={"team": "data + more", "cost": "7"},
             metadata={"contact": "data@example.com"},
         )
-        run = LoaderContract.a_run()
         loader.check()
         loader.live()
-        loader.commit([loader.load(LoaderContract.batches(1), run)], run)
-        loader.commit([loader.load(random_batches(10), run)], run)
+        published(loader, LoaderContract.batches(1))
+        published(loader, random_batches(10))
         note = tmp_path / "note.json"
         note.write_text("{}")
         loader.keep("_runs/note.json", note)
@@ -384,8 +379,8 @@ def test_store_that_knows_no_conditions_is_written_to_without(bucket: Bucket, fr
 @pytest.mark.parametrize("count", [1, 10])
 def test_store_that_keeps_no_checksums_is_believed(bucket: Bucket, front: Front, count: int) -> None:
     front.hidden = {"x-amz-checksum-mode"}  # then the server tells none
-    loader, run = S3Loader(bucket=bucket.name, key="a.parquet", part_bytes=5 * MIB), LoaderContract.a_run()
-    assert loader.commit([loader.load(random_batches(count), run)], run).changed
+    loader = S3Loader(bucket=bucket.name, key="a.parquet", part_bytes=5 * MIB)
+    assert published(loader, random_batches(count)).changed
 
 
 def test_damage_that_the_store_did_not_notice_is_told(bucket: Bucket, front: Front) -> None:
@@ -460,13 +455,12 @@ class TestHistory:
         monkeypatch.setattr("etl.s3.copy._LARGEST_COPY", 6 * MIB)
         monkeypatch.setattr("etl.s3.copy._COPIED_PART", 5 * MIB)
         loader = S3Loader(bucket=self.bucket.name, key="big.parquet", part_bytes=5 * MIB)
-        run = LoaderContract.a_run()
-        loader.commit([loader.load(random_batches(10), run)], run)
+        published(loader, random_batches(10), id="run-big")
         body = self.bucket.body("big.parquet")
         publish(loader, 2)
-        loader.rollback(run.id)
+        loader.rollback("run-big")
         assert self.bucket.body("big.parquet") == body
-        assert self.bucket.metadata("big.parquet")["etl-run-id"] == run.id
+        assert self.bucket.metadata("big.parquet")["etl-run-id"] == "run-big"
 
     def test_sweep_finds_unfinished_uploads(self) -> None:
         self.bucket.client.create_multipart_upload(Bucket=self.bucket.name, Key="a.csv")

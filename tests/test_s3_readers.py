@@ -22,7 +22,7 @@ import pytest
 import etl
 from etl.loaders.s3 import S3Loader
 from tests.conftest import PAGES, Bucket
-from tests.contracts import LoaderContract
+from tests.contracts import published
 
 COLUMNS: dict[str, pa.Array[Any]] = {
     "id": pa.array(["01", "=2", "naïve ☃", 'say "hi",\nhe said'], pa.string()),
@@ -41,8 +41,8 @@ NULLS_AND_WORDS = ["", None, "NA", "null"]  # the column "text": a null, and tex
 
 
 def publish(bucket: Bucket, **place: Any) -> S3Loader:
-    loader, run = S3Loader(bucket=bucket.name, **place), LoaderContract.a_run()
-    loader.commit([loader.load(iter([TABLE.to_pandas(types_mapper=pd.ArrowDtype)]), run)], run)
+    loader = S3Loader(bucket=bucket.name, **place)
+    published(loader, iter([TABLE.to_pandas(types_mapper=pd.ArrowDtype)]))
     return loader
 
 
