@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 from etl.errors import AccessError, ConfigError, EtlError, StorageError
-from etl.paths import put_in_place
 
 _ENDING = ".tmp"
 _NO_PERMISSION = "this user may not read or write it; ask for permission on it and its folder"
@@ -68,12 +67,6 @@ class Draft(io.FileIO):
         if error is not None:
             remove(self.path)
         self.close()
-
-
-def take_place(draft: Path, target: Path) -> None:
-    """Put a finished draft in the place of ``target`` for good: a crash of the machine leaves the one or the other."""
-    with disk_errors(target):
-        put_in_place(draft, target)
 
 
 def remove(draft: Path) -> None:

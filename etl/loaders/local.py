@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from etl.base import Loader
-from etl.drafts import Draft, disk_errors, remove, sweep, take_place
+from etl.drafts import Draft, disk_errors, remove, sweep
 from etl.errors import ConfigError, EtlError, RetryLater
 from etl.formats.options import Format, FormatOptions, format_of
-from etl.paths import in_home
+from etl.paths import in_home, put_in_place
 from etl.run import Live, Published, Receipt, Run
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class LocalLoader(Loader, FormatOptions):
             draft.finish()
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-        take_place(draft.path, target)
+            put_in_place(draft.path, target)
         return str(target)
 
     def kept(self, name: str) -> bytes | None:
@@ -138,7 +138,7 @@ class LocalLoader(Loader, FormatOptions):
         if self.file.exists():
             shutil.copymode(self.file, draft)
         self._tell(draft, receipt, run, run.id)
-        take_place(draft, self.file)
+        put_in_place(draft, self.file)
         return True
 
     def _told(self) -> dict[str, Any] | None:
@@ -163,7 +163,7 @@ class LocalLoader(Loader, FormatOptions):
         with Draft(self.file, run.id) as draft:
             draft.write(json.dumps(facts, indent=2).encode())
             draft.finish()
-        take_place(draft.path, self._sidecar)
+        put_in_place(draft.path, self._sidecar)
 
     def _holds(self, receipt: Receipt, told: dict[str, Any] | None) -> bool:
         """Whether the file has this content already. A run that was killed may have left no word of it."""
