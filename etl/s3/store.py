@@ -124,18 +124,17 @@ class Store:
             return None
 
     def objects(self, prefix: str) -> Iterator[Stored]:
-        pages = self._pages("s3:ListBucket", prefix, self.client.list_objects_v2, ["ContinuationToken"])
-        for entry in (entry for page in pages for entry in page.get("Contents", [])):
+        method, tokens = self.client.list_objects_v2, ["ContinuationToken"]
+        for entry in self._listed("Contents", "s3:ListBucket", prefix, method, tokens):
             yield Stored(entry["Key"], entry["ETag"], entry["Size"], entry["LastModified"])
 
     def versions(self, key: str) -> Iterator[tuple[str, bool]]:
         """The versions of one object, the newest first: id, and whether readers get it. None is once it is deleted."""
-        tokens = ["KeyMarker", "VersionIdMarker"]
-        for page in self._pages("s3:ListBucketVersions", key, self.client.list_object_versions, tokens):
-            for entry in page.get("Versions", []):
-                if entry["Key"] != key:
-                    return
-                yield entry["VersionId"], entry["IsLatest"]
+        method, tokens = self.client.list_object_versions, ["KeyMarker", "VersionIdMarker"]
+        for entry in self._listed("Versions", "s3:ListBucketVersions", key, method, tokens):
+            if entry["Key"] != key:
+                return
+            yield entry["VersionId"], entry["IsLatest"]
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -185,11 +184,10 @@ class Store:
 
     def uploads(self, key: str) -> Iterator[tuple[str, datetime]]:
         """The open multipart uploads of one object: id, and when they began."""
-        action, tokens = "s3:ListBucketMultipartUploads", ["KeyMarker", "UploadIdMarker"]
-        for page in self._pages(action, key, self.client.list_multipart_uploads, tokens):
-            for entry in page.get("Uploads", []):
-                if entry["Key"] == key:
-                    yield entry["UploadId"], entry["Initiated"]
+        method, tokens = self.client.list_multipart_uploads, ["KeyMarker", "UploadIdMarker"]
+        for entry in self._listed("Uploads", "s3:ListBucketMultipartUploads", key, method, tokens):
+            if entry["Key"] == key:
+                yield entry["UploadId"], entry["Initiated"]
 
     def delete(self, key: str) -> None:
         self.call("s3:DeleteObject", key, self.client.delete_object, Key=key)
@@ -239,11 +237,14 @@ class Store:
             log.info("Writing %s without a condition: the store knows none", self.uri(key))
             return self.call(action, key, method, **params)
 
-    def _pages(self, action: str, prefix: str, method: Callable[..., Any], tokens: Sequence[str]) -> Iterator[Any]:
+    def _listed(
+        self, what: str, action: str, prefix: str, method: Callable[..., Any], tokens: Sequence[str]
+    ) -> Iterator[Any]:
+        """The entries ``what`` of all pages."""
         more: dict[str, Any] = {}
         while True:
             page = self.call(action, prefix, method, Prefix=prefix, **more)
-            yield page
+            yield from page.get(what, [])
             if not page.get("IsTruncated"):
                 return
             more = {token: page[f"Next{token}"] for token in tokens if page.get(f"Next{token}")}
