@@ -78,11 +78,11 @@ class DatasetLayout(DatasetHistory):
         sender = Sender(catalog, loader, run, reusable)
         sending: InFlight[DataFile] = InFlight(catalog.store, loader.parts_in_flight)
         with TemporaryDirectory(prefix="etl-") as folder, sending:
-            cutter = Cutter(schema, Path(folder), loader, run.descriptions)
+            cutter = Cutter(schema, Path(folder), loader, run)
             for part in cutter.parts(tables):
-                sending.add(sender.store, part)
+                sending.add(sender.store, *part)
             if not sending and not loader.partition_by and (live is None or not self._adds(run)):
-                sending.add(sender.store, cutter.empty_part())
+                sending.add(sender.store, *cutter.empty_part())
             files = sending.results()
         detail = {"files": files, "etag": seen.etag if seen else None, "shape": shape}
         rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)

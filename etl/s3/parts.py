@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,12 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from etl.errors import ConfigError, DataError
-from etl.formats.encoders import Descriptions, Encoder, grouped
+from etl.formats.encoders import Encoder, grouped
 from etl.formats.hashed import HashedStream
+from etl.run import Run
+from etl.s3.bodies import crc32_text
+from etl.s3.manifest import DataFile
+from etl.s3.pointer import folder_of
 from etl.tables.batches import regroup
 
 if TYPE_CHECKING:
@@ -35,30 +38,18 @@ _KEY_TYPES = (
 )
 
 Values = tuple[str | None, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished file on the local disk. ``name`` is its place in the dataset, below the folder of the run."""
-
-    path: Path
-    name: str
-    partition: dict[str, str | None]
-    rows: int
-    bytes: int
-    sha256: str
-    crc32: int
+Part = tuple[Path, DataFile]  # a finished file on the local disk, and what it will be in the dataset
 
 
 class Cutter:
     """Writes tables that all have ``schema`` into files in ``folder``; whoever is given a file deletes it."""
 
-    def __init__(self, schema: pa.Schema, folder: Path, options: S3Options, descriptions: Descriptions) -> None:
+    def __init__(self, schema: pa.Schema, folder: Path, options: S3Options, run: Run) -> None:
         _check_keys(schema, options.partition_by)
         self._schema = schema
         self._folder = folder
         self._options = options
-        self._descriptions = descriptions
+        self._run = run
         self._numbers: Counter[Values] = Counter()
         self._paths = (folder / f"part-{number}" for number in count())
         self._most_rows = options.max_file_rows or float("inf")
@@ -95,7 +86,7 @@ class Cutter:
     ) -> tuple[Part, pa.Table | None]:
         """One file, and the group that the next one begins with. The last group may take it past its size."""
         rows, options = 0, self._options
-        how = (options.file_format, options, self._descriptions)
+        how = (options.file_format, options, self._run.descriptions)
         path = next(self._paths)
         with HashedStream(path.open("xb")) as sink, Encoder(sink, schema, *how) as encoder:
             while group is not None and sink.size < options.max_file_bytes and rows + group.num_rows <= self._most_rows:
@@ -106,8 +97,18 @@ class Cutter:
         number = self._numbers[values]
         self._numbers[values] += 1
         sha256 = sink.sha256.hexdigest()
-        name = f"{folder_of(partition)}part-{number:05}-{sha256[:16]}.{options.file_format}"
-        return Part(path, name, partition, rows, sink.size, sha256, sink.crc32), group
+        name = f"part-{number:05}-{sha256[:16]}.{options.file_format}"
+        file = DataFile(
+            f"{folder_of(self._run)}{_partition_folder(partition)}{name}",
+            sink.size,
+            sha256,
+            crc32_text(sink.crc32),
+            rows,
+            self._run.id,
+            partition,
+            encryption=options.encrypted_as,
+        )
+        return (path, file), group
 
     def _partitions(self, tables: Iterable[pa.Table], inside: pa.Schema) -> Iterator[tuple[Values, Iterator[pa.Table]]]:
         with _Spool(self._folder / "spool", inside) as spool:
@@ -119,7 +120,7 @@ class Cutter:
             yield from spool.drain()
 
 
-def folder_of(partition: Mapping[str, str | None]) -> str:
+def _partition_folder(partition: Mapping[str, str | None]) -> str:
     """Such as ``year=2026/country=__HIVE_DEFAULT_PARTITION__/``, or nothing without partitions."""
     folder = "".join(
         f"{quote(name, safe='')}={NULL_FOLDER if value is None else quote(value, safe='')}/"

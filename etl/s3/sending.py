@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl.run import Run
-from etl.s3.bodies import crc32_text
 from etl.s3.client import LostRace
 from etl.s3.manifest import DataFile
-from etl.s3.pointer import Catalog, folder_of
+from etl.s3.pointer import Catalog
 from etl.s3.stored import Stored, only_if
 
 if TYPE_CHECKING:
     from etl.loaders.s3 import S3Loader
-    from etl.s3.parts import Part
 
 # A file that no version names may be swept when it is a day old; one that is getting on is sent again.
 _REUSABLE = timedelta(hours=12)
@@ -30,29 +29,18 @@ class Sender:
         self._loader = loader
         self._run = run
         self._known = {file.content: file for file in known}
-        self._folder = folder_of(run)
 
-    def store(self, part: Part) -> DataFile:
-        """What the manifest says of it then; the local file is gone."""
-        file = DataFile(
-            self._folder + part.name,
-            part.bytes,
-            part.sha256,
-            crc32_text(part.crc32),
-            part.rows,
-            self._run.id,
-            part.partition,
-            encryption=self._loader.encrypted_as,
-        )
+    def store(self, path: Path, file: DataFile) -> DataFile:
+        """Store what is at ``path``, and remove it there; gives what the manifest says of it."""
         known = self._known.get(file.content)
         if known is not None:
             file = replace(file, path=known.path, version_id=known.version_id)
         else:
-            file = replace(file, version_id=self._send(file, part))
-        part.path.unlink()
+            file = replace(file, version_id=self._send(path, file))
+        path.unlink()
         return file
 
-    def _send(self, file: DataFile, part: Part) -> str | None:
+    def _send(self, path: Path, file: DataFile) -> str | None:
         """The version id of the object, sent now or before."""
         store, key = self._catalog.store, self._catalog.prefix + file.path
         there = store.head(key)
@@ -61,7 +49,7 @@ class Sender:
         condition = only_if(there.etag if there else None)
         options = self._loader.data_options(self._run, rows=str(file.rows), sha256=file.sha256)
         try:
-            reply = store.put(key, part.path, condition, crc32=file.crc32, **options)
+            reply = store.put(key, path, condition, crc32=file.crc32, **options)
         except LostRace:  # somebody else with the same content, or this very request, whose reply was lost
             there = store.head(key)
             if there is None or not _holds(there, file):
