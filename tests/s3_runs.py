@@ -38,7 +38,7 @@ types = { number = "int64" }
 
 [load]
 type = "S3Loader"
-bucket = "${S3_BUCKET}"
+bucket = "set on the command line"
 """
 # All but the multipart upload reject a row, so that it is kept beside the data.
 OLD_ROWS = "number,text\n1,old\n2,old\nthree,old\n"
@@ -57,13 +57,13 @@ LAYOUTS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Proof:
-    """One pipeline in one layout. A ``place`` is a folder of the bucket; each has its own data."""
+    """One pipeline in one layout, with its files. A ``place`` is a folder of the bucket; each has its own data."""
 
     folder: Path
     bucket: Bucket
     layout: str
 
-    def prepare(self) -> None:
+    def __post_init__(self) -> None:
         (self.folder / "proof.toml").write_text(PIPELINE, encoding="utf-8")
         (self.folder / "old.csv").write_text(OLD_ROWS, encoding="utf-8")
         (self.folder / "new.csv").write_text(NEW_ROWS, encoding="utf-8")
@@ -75,7 +75,7 @@ class Proof:
         """What changes for this run, as for ``--set``. ``rows``: the old ones or the new."""
         ending = "parquet" if (self.layout, rows) == ("multipart", "new") else "csv"
         layout = [option.format(place=place) for option in LAYOUTS[self.layout]]
-        return [f"extract.path={self.folder / rows}.{ending}", *layout, *more]
+        return [f"extract.path={self.folder / rows}.{ending}", f"load.bucket={self.bucket.name}", *layout, *more]
 
     def run(self, place: str, rows: str = "new", more: Sequence[str] = ()) -> RunReport:
         return Pipeline.from_file(self.folder / "proof.toml", self.options(place, rows, more)).run()

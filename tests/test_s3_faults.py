@@ -89,17 +89,12 @@ class Trial:
 
 
 @pytest.fixture(params=["object", *(pytest.param(each, marks=pytest.mark.slow) for each in ("multipart", "dataset"))])
-def trial(
-    request: pytest.FixtureRequest, tmp_path: Path, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Trial]:
-    monkeypatch.setenv("S3_BUCKET", bucket.name)
-    proof = Proof(tmp_path, bucket, request.param)
-    proof.prepare()
-    trial = Trial(proof, front, [], None)
+def trial(request: pytest.FixtureRequest, tmp_path: Path, bucket: Bucket, front: Front) -> Iterator[Trial]:
+    trial = Trial(Proof(tmp_path, bucket, request.param), front, [], None)
     with shared_clients():
         trial.prepare("unharmed")
         assert trial.run_with(Front.reset_if, lambda _: False, "unharmed") == 0
-        trial.calls, trial.new = list(front.calls), proof.seen("unharmed")
+        trial.calls, trial.new = list(front.calls), trial.proof.seen("unharmed")
         yield trial
 
 

@@ -36,7 +36,7 @@ def kill(proof: Proof, place: str, front: Front, point: int, *, after: bool, mor
         return True
 
     (front.lose_reply_if if after else front.reset_if)(strike)
-    environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3_", "ETL_"))}
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "ETL_"))}
     process = started(run_command, proof.command(place, more=more), environment)
     assert process.pid is not None
     pid.set_result(process.pid)
@@ -47,12 +47,8 @@ def kill(proof: Proof, place: str, front: Front, point: int, *, after: bool, mor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["multipart", "dataset"])
-def test_a_stop_does_not_wait_for_a_silent_server(
-    tmp_path: Path, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch, layout: str
-) -> None:
-    monkeypatch.setenv("S3_BUCKET", bucket.name)
+def test_a_stop_does_not_wait_for_a_silent_server(tmp_path: Path, bucket: Bucket, front: Front, layout: str) -> None:
     proof = Proof(tmp_path, bucket, layout)
-    proof.prepare()
     waits, over = threading.Event(), threading.Event()
 
     def gets_no_answer(call: Call) -> bool:
@@ -86,11 +82,9 @@ def slow(*values: object) -> ParameterSet:
     ],
 )
 def test_a_kill_at_any_call_harms_nobody(
-    tmp_path: Path, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch, layout: str, before: str | None
+    tmp_path: Path, bucket: Bucket, front: Front, layout: str, before: str | None
 ) -> None:
-    monkeypatch.setenv("S3_BUCKET", bucket.name)
     proof = Proof(tmp_path, bucket, layout)
-    proof.prepare()
     with shared_clients():
         if before:
             proof.run("unharmed", before)
@@ -127,11 +121,9 @@ def check_repair(proof: Proof, place: str, front: Front, new: str | None) -> Non
     ("layout", "entry"), [slow("object", "table.csv"), slow("dataset", "_current.json")], ids=["object", "dataset"]
 )
 def test_a_kill_costs_a_change_that_changes_no_row_one_more_run(
-    tmp_path: Path, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch, layout: str, entry: str
+    tmp_path: Path, bucket: Bucket, front: Front, layout: str, entry: str
 ) -> None:
-    monkeypatch.setenv("S3_BUCKET", bucket.name)
     proof = Proof(tmp_path, bucket, layout)
-    proof.prepare()
     with shared_clients():
         proof.run("unharmed")
         front.calls.clear()

@@ -47,12 +47,8 @@ def watched(uri: str) -> Iterator[list[list[int]]]:
 
 
 @pytest.mark.slow
-def test_one_wins_each_round_and_nobody_sees_a_mixture(
-    tmp_path: Path, bucket: Bucket, front: Front, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("S3_BUCKET", bucket.name)
+def test_one_wins_each_round_and_nobody_sees_a_mixture(tmp_path: Path, bucket: Bucket, front: Front) -> None:
     proof = Proof(tmp_path, bucket, "dataset")
-    proof.prepare()
     publish(proof, 0)
     meeting = threading.Barrier(WRITERS)
 
@@ -64,7 +60,7 @@ def test_one_wins_each_round_and_nobody_sees_a_mixture(
 
     front.reset_if(meets_the_others)
     uri = f"s3://{bucket.name}/sales/"
-    environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3_"))}
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     with pool_of(WRITERS) as pool, watched(uri) as torn:
         for round_number in range(1, ROUNDS + 1):
             numbers = [10 * round_number + writer for writer in range(WRITERS)]
