@@ -162,6 +162,14 @@ class TestZipUrlExtractor(ExtractorContract):
             self.make().inspect()
         assert len(self.web.requests) == 2
 
+    def test_one_that_is_damaged_twice_is_not_kept_by_who_reads_it(self) -> None:
+        self.web.serve("/sets.zip", TRUNCATED, etag='"1"')
+        with pytest.raises(DataError, match=r"damaged or cut short: .*; run again to download it afresh"):
+            rows_of(self.make())
+        self.web.serve("/sets.zip", GOOD, etag='"2"')
+        assert rows_of(self.make()) == ROWS
+        assert [request.headers["If-None-Match"] for request in self.web.requests] == [None, None, None]
+
     def test_damage_found_while_reading_is_not_kept(self) -> None:
         self.web.serve("/sets.zip", DAMAGED, etag='"1"')
         extractor = self.make()

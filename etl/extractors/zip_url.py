@@ -67,8 +67,8 @@ class ZipUrlExtractor(DownloadOptions, ZipLimits, Extractor):
         """Read the zip that ``inspect`` saw last; without it, what the server has now."""
         from etl.files.csv_reader import read_csv
 
-        download = self._inspected_again()
         try:
+            download = self._inspected_again()
             with open_member(download.path, self.member, self, self._shown_url) as stream:
                 yield from read_csv(stream, self.csv, account, batch_rows=self.batch_rows, source=stream.name)
         except DamagedZipError as error:
