@@ -549,6 +549,15 @@ class TestHiding:
         _, rejects = self.run(tmp_path, orders, Mystery(), cast, MaskColumns(columns=("secret",), method="redact"))
         assert all(set(reject["raw"].values()) == {"***"} for reject in rejects[1:])
 
+    def test_in_the_report_of_a_run_that_fails_too(self, orders: Path, tmp_path: Path) -> None:
+        """In its first batch, before anybody knows what the columns behind the failing step would be."""
+        loader = LocalLoader(path=tmp_path / "out" / "orders.parquet")
+        steps = (RenameColumns(style="snake_case"), CleanText(), CastTypes(types={"missing": "int32"}), MASK)
+        report = Pipeline("orders", FilesExtractor(path=(str(orders),)), steps, loader).run()
+        assert report.error is not None
+        assert report.steps[2].repaired["e_mail: white space"].count == 1
+        assert "bob@" not in report.to_json()
+
     def test_keep_raw_keeps_them(self, orders: Path, tmp_path: Path) -> None:
         mask = MaskColumns(columns=("e_mail",), method="redact", keep_raw=True)
         _, rejects = self.run(tmp_path, orders, RenameColumns(style="snake_case"), CASTS, mask)
