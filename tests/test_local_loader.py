@@ -297,6 +297,21 @@ def test_a_full_disk_leaves_the_old_file(file: Path) -> None:
         subprocess.run(["umount", str(file.parent)], check=True)
 
 
+def is_kept_out_by_the_sidecar(folder: Path) -> None:
+    os.chdir(folder)
+    os.setuid(65534)
+    with pytest.raises(AccessError, match=r"^\.table\.csv\.meta\.json: this user may not read or write it"):
+        publish(Path("table.csv"), 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user, whom only root can become")
+def test_a_sidecar_of_another_user_is_named(file: Path) -> None:
+    publish(file, 1)
+    file.unlink()
+    file.parent.chmod(0o1777)  # as /tmp is: anybody may add files, and replace only their own
+    assert exit_code_of(is_kept_out_by_the_sidecar, file.parent) == 0
+
+
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.listdir")
 
 

@@ -163,7 +163,8 @@ class LocalLoader(Loader, FormatOptions):
         with Draft(self.file, run.id) as draft:
             draft.write(json.dumps(facts, indent=2).encode())
             draft.finish()
-        put_in_place(draft.path, self._sidecar)
+        with disk_errors(self._sidecar):
+            put_in_place(draft.path, self._sidecar)
 
     def _holds(self, receipt: Receipt, told: dict[str, Any] | None) -> bool:
         """Whether the file has this content already. A run that was killed may have left no word of it."""
