@@ -105,6 +105,20 @@ def test_bytes_are_the_same_over_groups_and_pages(file_format: Format) -> None:
     assert digest(40_000) == digest(9_999) == digest(30_000)
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_after_an_error_nothing_is_written(file_format: Format) -> None:
+    sink, written = io.BytesIO(), []
+
+    def failing() -> Iterator[DataFrame]:
+        yield arrow_frame(number=list(range(20_000)))
+        written.append(sink.tell())
+        raise EtlError("no more")
+
+    with pytest.raises(EtlError, match="no more"):
+        encode(failing(), sink, file_format, FormatOptions())
+    assert [sink.tell()] == written
+
+
 def test_regroup_lets_go_of_what_it_yielded() -> None:
     def tables() -> Iterator[pa.Table]:
         for _ in range(40):

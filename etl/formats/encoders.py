@@ -79,12 +79,13 @@ class Encoder:
     ) -> None:
         self.group_rows = options.group_rows(file_format)
         self._gzip: Any = None
-        target: Any = sink
+        self._outlet = target = _Outlet(sink)
         if file_format.endswith(".gz"):
             # No name and no time in the header: the same rows must give the same bytes.
-            target = self._gzip = _gzip_file("", "wb", options.gzip_level, sink, mtime=0)
+            self._gzip = _gzip_file("", "wb", options.gzip_level, self._outlet, mtime=0)
+            target = _Outlet(self._gzip)
         # Arrow writes in hundreds of small pieces, and would wait for Python's lock before each of them.
-        self._buffered = pa.BufferedOutputStream(pa.PythonFile(_KeptOpen(target), mode="w"), _BUFFER_BYTES)
+        self._buffered = pa.BufferedOutputStream(pa.PythonFile(target, mode="w"), _BUFFER_BYTES)
         self._writer = _writer(file_format, self._buffered, described(schema, descriptions or {}), options)
 
     def write(self, table: pa.Table) -> None:
@@ -108,22 +109,23 @@ class Encoder:
         if kind is None:
             self.close()
         else:
+            self._outlet.shut = True  # an upload would send it, and a run that is being stopped wait for that
             with suppress(Exception):  # the first error is the one to see
                 self.close()
 
 
-class _KeptOpen(RawIOBase):
-    """Passes on what is written, but not that Arrow has closed its end."""
+class _Outlet(RawIOBase):
+    """Passes on what is written, until it is ``shut``, but not that Arrow or gzip have closed their end."""
 
     def __init__(self, sink: Any) -> None:
+        self.shut = False
         self._sink = sink
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        written: int = self._sink.write(data)
-        return written
+        return len(data) if self.shut else self._sink.write(data)
 
 
 def described(schema: pa.Schema, descriptions: Descriptions) -> pa.Schema:
