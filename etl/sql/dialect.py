@@ -35,7 +35,7 @@ REFUSED: Explained = (SourceError, "the database refused")
 
 
 class Dialect(ABC):
-    """One kind of database. ``driver``: SQLAlchemy's name; ``package``: what to install for it."""
+    """One kind of database. For ``engine``, ``driver``: SQLAlchemy's name; ``package``: what to install for it."""
 
     driver: str
     package: str
