@@ -336,7 +336,7 @@ def many(count: int) -> DataFrame:
 
 
 def test_memory_does_not_grow_with_the_rows() -> None:
-    """numpy reports its memory to tracemalloc. What may grow is the place of each window: an eighth of a byte a row."""
+    """numpy reports its memory to tracemalloc. What may grow is the first word of each block: 1/8 byte a row."""
     peaks = []
     with KeyIndex(memory_budget=1 << 20) as index:
         tracemalloc.start()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pandas import DataFrame
 from pydantic import ValidationError
@@ -116,6 +117,20 @@ def test_a_key_that_comes_twice_is_an_error(cities: Path) -> None:
     cities.write_text("id,city\n1,a\n01,b\n")
     with pytest.raises(DataError, match="id should be unique, and '01' comes twice"):
         looked_up(cities, on={"city_id": "id"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [(pa.time64("ns"), [1_000, 1_001]), (pa.float64(), [0.0, -0.0]), (pa.uuid(), [b"a" * 16, b"b" * 16])],
+    ids=str,
+)
+def test_keys_that_python_cannot_hold_or_tell_apart_find_their_rows(
+    tmp_path: Path, kind: pa.DataType, keys: list[Any]
+) -> None:
+    pq.write_table(pa.table({"id": pa.array(keys, kind), "found": ["first", "second"]}), tmp_path / "keys.parquet")
+    step = Lookup.model_validate({"file": tmp_path / "keys.parquet", "on": ["id"], "take": ["found"]})
+    result = step.transform(table({"id": kind}, id=[keys[1], None, keys[0]]))
+    assert listed(result["found"]) == ["second", None, "first"]
 
 
 def test_a_key_of_another_type_is_an_error(cities: Path) -> None:

@@ -103,16 +103,19 @@ class _Table:
         """The places of the rows whose key columns hold what is sought; null where there is none."""
         import pyarrow as pa
 
+        from etl.tables.arrow import pc
+
         kinds = tuple(values.type for values in sought.values())
         wanted = _placed(list(sought.values()))
         if pa.null() in kinds:  # by which Arrow joins nothing
             return pa.nulls(len(wanted), pa.int64())
         if kinds not in self._keys:
-            self._keys[kinds] = _placed([self._typed(name, values.type) for name, values in sought.items()])
-            self._check_unique(self._keys[kinds], list(sought))
+            keys = _placed([self._typed(name, values.type) for name, values in sought.items()])
+            self._check_unique(keys, list(sought))
+            self._keys[kinds] = keys
         on = wanted.column_names[:-1]
         joined = wanted.join(self._keys[kinds], on, join_type="left outer", right_suffix=" found", use_threads=False)
-        return joined.select(["place", "place found"]).sort_by("place").column("place found").combine_chunks()
+        return pc.scatter(joined.column("place found"), joined.column("place")).combine_chunks()
 
     def _typed(self, name: str, kind: Any) -> Values:
         """A key column in the type of the column that looks for it."""
@@ -127,19 +130,21 @@ class _Table:
         return typed
 
     def _check_unique(self, keys: Any, names: list[str]) -> None:
-        from etl.tables.arrow import key_text
+        from etl.tables.arrow import key_text, pc
 
-        whole = keys.drop_null()
-        repeated = whole.drop("place").to_pandas().duplicated().to_numpy()
-        if repeated.any():
-            example = key_text(self._rows, names).iloc[whole.column("place").to_numpy()[repeated][0]]
+        places = keys.drop_null().column("place")
+        first = keys.group_by(keys.column_names[:-1], use_threads=False).aggregate([("place", "min")])
+        repeated = places.filter(pc.invert(pc.is_in(places, value_set=first.column("place_min"))))
+        if len(repeated):
+            example = key_text(self._rows, names).iloc[repeated[0].as_py()]
             raise DataError(f"{self._file}: {', '.join(names)} should be unique, and {example!r} comes twice or more")
 
 
 def _placed(columns: list[Values]) -> Any:
-    """A table of these columns, and of the place of each row."""
+    """A table of these columns, and of the place of each row. Arrow joins and groups by no types of an extension."""
     import numpy as np
     import pyarrow as pa
 
     names = [str(number) for number in range(len(columns))]
+    columns = [values.storage if isinstance(values, pa.ExtensionArray) else values for values in columns]
     return pa.table([*columns, pa.array(np.arange(len(columns[0])))], names=[*names, "place"])
